@@ -1,0 +1,9 @@
+// streamchar_rt._native: the native core as Python sees it. Use it through streamchar_rt.ops.
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "Native core of streamchar_rt; use streamchar_rt.ops.";
+  streamchar::bindings::bind_machine(module);
+  streamchar::bindings::bind_kernels(module);
+  streamchar::bindings::bind_context(module);
+}

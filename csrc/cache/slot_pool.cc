@@ -1,0 +1,81 @@
+#include "cache/slot_pool.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace streamchar {
+namespace {
+
+constexpr std::size_t kAlignment = 256;
+
+void* allocate_host(std::size_t bytes) {
+  const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  void* data = std::aligned_alloc(kAlignment, rounded);
+  if (data) std::memset(data, 0, rounded);
+  return data;
+}
+
+void release_host(void* data, std::size_t) { std::free(data); }
+
+}  // namespace
+
+const SlotMemory kHostSlotMemory = {allocate_host, release_host};
+
+std::shared_ptr<SlotPool> SlotPool::make(SlotMemory memory) {
+  return std::shared_ptr<SlotPool>(new SlotPool(memory));
+}
+
+SlotPool::~SlotPool() { trim(); }
+
+Slot* SlotPool::allocate(std::size_t bytes) {
+  auto slot = std::make_unique<Slot>();
+  slot->data = memory_.allocate(bytes);
+  if (!slot->data) throw std::bad_alloc();
+  slot->bytes = bytes;
+  held_ += bytes;
+  return slot.release();
+}
+
+std::shared_ptr<Slot> SlotPool::acquire(std::size_t bytes) {
+  Slot* slot;
+  {
+    const std::lock_guard lock(mutex_);
+    std::vector<Slot*>& blocks = free_[bytes];
+    if (blocks.empty()) blocks.push_back(allocate(bytes));
+    slot = blocks.back();
+    blocks.pop_back();
+  }
+  ++slot->generation;
+  slot->rows = 0;
+  slot->label = 0;
+  return std::shared_ptr<Slot>(slot, [pool = shared_from_this()](Slot* block) {
+    const std::lock_guard pool_lock(pool->mutex_);
+    pool->free_[block->bytes].push_back(block);
+  });
+}
+
+void SlotPool::reserve(std::size_t bytes, int count) {
+  const std::lock_guard lock(mutex_);
+  std::vector<Slot*>& blocks = free_[bytes];
+  while (static_cast<int>(blocks.size()) < count) blocks.push_back(allocate(bytes));
+}
+
+void SlotPool::trim() {
+  const std::lock_guard lock(mutex_);
+  for (auto& [bytes, blocks] : free_) {
+    for (Slot* slot : blocks) {
+      memory_.release(slot->data, bytes);
+      held_ -= bytes;
+      delete slot;
+    }
+    blocks.clear();
+  }
+}
+
+std::size_t SlotPool::bytes_held() const {
+  const std::lock_guard lock(mutex_);
+  return held_;
+}
+
+}  // namespace streamchar

@@ -1,0 +1,220 @@
+// segment_attention of one block of query rows, for the instruction set of this translation unit.
+//
+// Per panel of 64 keys: logits of all rows, running softmax, weighted values, each in register tiles of
+// kTileRows rows. One pass touches either the panel's keys or its values (16 KB at head_dim 64), so with the
+// rows' own state it stays in the first-level cache.
+// Queries are scaled by log2(e) / sqrt(head_dim) beforehand, so the softmax works in powers of two.
+#pragma once
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/token_row.h"
+
+namespace streamchar::SC_ISA {
+
+static constexpr float kLog2E = 1.4426950408889634f;
+static constexpr float kLn2 = 0.6931471805599453f;
+static constexpr float kNoMaximum = -1e30f;
+
+// Running state of a block's rows. A row's denominator is kept per lane and summed up at the end.
+template <int kDim>
+struct BlockState {
+  alignas(64) float base[kBlockRows][kDim];    // scaled queries at their local positions
+  alignas(64) float moved[kBlockRows][kDim];   // ... shifted for the segment at hand
+  alignas(64) float sum[kBlockRows][kDim];     // weighted values so far
+  alignas(64) float logits[kBlockRows][kPanelTokens];  // of the panel at hand; then weights
+  alignas(64) float denominator[kBlockRows][kLanes];
+  alignas(64) float maximum[kBlockRows];
+  alignas(64) float factor[kBlockRows];        // that the sums so far are multiplied by
+};
+
+// logits[r][j] = dot(q[r], key j) for kVectors vectors of keys from lane `first` of a panel.
+template <int kDim, int kRows, int kVectors>
+SC_INLINE void logits_tile(const float (*q)[kDim], const float* keys, int first, float (*logits)[kPanelTokens]) {
+  Vec sum[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kVectors; ++c) sum[r][c] = broadcast(0.0f);
+  }
+  const float* key = keys + first;
+  for (int d = 0; d < kDim; ++d, key += kPanelTokens) {
+    Vec k[kVectors];
+    for (int c = 0; c < kVectors; ++c) k[c] = load(key + c * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Vec x = broadcast(q[r][d]);
+#pragma GCC unroll 4
+      for (int c = 0; c < kVectors; ++c) sum[r][c] = fma(x, k[c], sum[r][c]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kVectors; ++c) store(&logits[r][first + c * kLanes], sum[r][c]);
+  }
+}
+
+template <int kDim, int kRows>
+SC_INLINE void logits_panel(const float (*q)[kDim], const float* keys, int vectors, float (*logits)[kPanelTokens]) {
+  int done = 0;
+  for (; done + kTileVectors <= vectors; done += kTileVectors) {
+    logits_tile<kDim, kRows, kTileVectors>(q, keys, done * kLanes, logits);
+  }
+  if constexpr (kTileVectors > 2) {
+    if (vectors - done == 3) return logits_tile<kDim, kRows, 3>(q, keys, done * kLanes, logits);
+    if (vectors - done == 2) return logits_tile<kDim, kRows, 2>(q, keys, done * kLanes, logits);
+  }
+  if (vectors - done == 1) logits_tile<kDim, kRows, 1>(q, keys, done * kLanes, logits);
+}
+
+// Turns the logits of `count` keys into weights, and brings maxima and denominators up to date.
+template <int kDim>
+SC_INLINE void softmax_panel(BlockState<kDim>& state, int rows, int count, int vectors) {
+  const int tail = count % kLanes;
+  for (int r = 0; r < rows; ++r) {
+    float* logits = state.logits[r];
+    if (tail) {
+      float* last = logits + (vectors - 1) * kLanes;
+      store(last, keep_first(load(last), tail, -__builtin_inff()));
+    }
+    Vec top = load(logits);
+    for (int c = 1; c < vectors; ++c) top = max(top, load(logits + c * kLanes));
+    const float now = reduce_max(top), before = state.maximum[r];
+    state.maximum[r] = now > before ? now : before;
+    state.factor[r] = before - state.maximum[r];
+  }
+  for (int r = 0; r < rows; r += kLanes) store(state.factor + r, exp2(load(state.factor + r)));
+  for (int r = 0; r < rows; ++r) {
+    float* logits = state.logits[r];
+    const Vec top = broadcast(state.maximum[r]);
+    Vec total = mul(load(state.denominator[r]), broadcast(state.factor[r]));
+    for (int c = 0; c < vectors; ++c) {
+      const Vec weight = exp2(sub(load(logits + c * kLanes), top));
+      store(logits + c * kLanes, weight);
+      total = add(total, weight);
+    }
+    store(state.denominator[r], total);
+  }
+}
+
+// sum[r] = sum[r] * factor[r] + weights[r] . values
+template <int kDim, int kRows>
+SC_INLINE void values_panel(const float (*weights)[kPanelTokens], const float* values, int count, const float* factor,
+                            float (*sum)[kDim]) {
+  for (int first = 0; first < kDim; first += kTileVectors * kLanes) {
+    Vec total[kRows][kTileVectors];
+    for (int r = 0; r < kRows; ++r) {
+      const Vec f = broadcast(factor[r]);
+      for (int c = 0; c < kTileVectors; ++c) total[r][c] = mul(f, load(&sum[r][first + c * kLanes]));
+    }
+    const float* value = values + first;
+    for (int j = 0; j < count; ++j, value += kDim) {
+      Vec v[kTileVectors];
+      for (int c = 0; c < kTileVectors; ++c) v[c] = load(value + c * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Vec x = broadcast(weights[r][j]);
+#pragma GCC unroll 4
+        for (int c = 0; c < kTileVectors; ++c) total[r][c] = fma(x, v[c], total[r][c]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kTileVectors; ++c) store(&sum[r][first + c * kLanes], total[r][c]);
+    }
+  }
+}
+
+// Calls body.template operator()<tile rows>(first row) for tiles that cover `rows`.
+template <typename Body>
+SC_INLINE void for_each_tile(int rows, const Body& body) {
+  int row = 0;
+  for (; row + kTileRows <= rows; row += kTileRows) body.template operator()<kTileRows>(row);
+  switch (rows - row) {
+    case 1: return body.template operator()<1>(row);
+    case 2: return body.template operator()<2>(row);
+    case 3: return body.template operator()<3>(row);
+    default: break;
+  }
+  if constexpr (kTileRows > 4) {
+    if (rows - row == 4) body.template operator()<4>(row);
+    if (rows - row == 5) body.template operator()<5>(row);
+  }
+}
+
+template <int kDim>
+SC_INLINE void attend_panel(BlockState<kDim>& state, int rows, const float* keys, int count) {
+  const float* values = keys + kPanelTokens * kDim;
+  const int vectors = (count + kLanes - 1) / kLanes;
+  for_each_tile(rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
+    logits_panel<kDim, kRows>(state.moved + row, keys, vectors, state.logits + row);
+  });
+  softmax_panel(state, rows, count, vectors);
+  for_each_tile(rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
+    values_panel<kDim, kRows>(state.logits + row, values, count, state.factor + row, state.sum + row);
+  });
+}
+
+// An fp32 copy of a bf16 panel's `count` tokens: keys [kDim][64], then values [64][kDim].
+template <int kDim>
+SC_INLINE void widen_panel(const uint16_t* block, int count, float* wide) {
+  Vec even, odd;
+  for (int d = 0; d < kDim; d += 2) {
+    for (int t = 0; t < count; t += kLanes) {
+      widen_pairs(block + key_offset_bf16(t, d), even, odd);
+      store(wide + key_offset_f32(t, d), even);
+      store(wide + key_offset_f32(t, d + 1), odd);
+    }
+  }
+  const uint16_t* values = block + kPanelTokens * kDim;
+  float* wide_values = wide + kPanelTokens * kDim;
+  for (int t = 0; t < count; t += 2) {
+    for (int d = 0; d < kDim; d += kLanes) {
+      widen_pairs(values + value_offset_bf16(t, d, kDim), even, odd);
+      store(wide_values + value_offset_f32(t, d, kDim), even);
+      store(wide_values + value_offset_f32(t + 1, d, kDim), odd);
+    }
+  }
+}
+
+template <int kDim>
+void attention_block_of(const SegmentAttention& call, int head, int first_row) noexcept {
+  BlockState<kDim> state;
+  const int rows = min(kBlockRows, call.tokens - first_row);
+  const float scale = kLog2E / __builtin_sqrtf(static_cast<float>(kDim));
+  for (int r = 0; r < rows; ++r) {
+    ready_token<kDim>(call.q, call.norm, call.rope, first_row + r, head, scale, state.base[r]);
+    state.maximum[r] = kNoMaximum;
+  }
+  __builtin_memset(state.sum, 0, sizeof(float) * rows * kDim);
+  __builtin_memset(state.denominator, 0, sizeof(float) * rows * kLanes);
+
+  alignas(64) float wide[2 * kPanelTokens * kDim];
+  for (int s = 0; s < call.segment_count; ++s) {
+    const PanelSegment& segment = call.segments[s];
+    for (int r = 0; r < rows; ++r) ready_row<kDim>(state.base[r], nullptr, 0.0f, segment.shift, 1.0f, state.moved[r]);
+    const PanelLayout layout{call.heads, kDim, segment.capacity};
+    for (int panel = 0; panel * kPanelTokens < segment.rows; ++panel) {
+      const int count = min(kPanelTokens, segment.rows - panel * kPanelTokens);
+      const float* keys;
+      if (call.type == KvType::kFloat32) {
+        keys = static_cast<const float*>(segment.data) + layout.key_block(head, panel);
+      } else {
+        widen_panel<kDim>(static_cast<const uint16_t*>(segment.data) + layout.key_block(head, panel), count, wide);
+        keys = wide;
+      }
+      attend_panel(state, rows, keys, count);
+    }
+  }
+
+  for (int r = 0; r < rows; ++r) {
+    const int64_t index = int64_t{first_row + r} * call.heads + head;
+    const float total = reduce_add(load(state.denominator[r]));
+    const Vec inverse = broadcast(total > 0.0f ? 1.0f / total : 0.0f);
+    for (int d = 0; d < kDim; d += kLanes) store(call.out + index * kDim + d, mul(inverse, load(&state.sum[r][d])));
+    if (call.lse) {
+      call.lse[index] = total > 0.0f ? (state.maximum[r] + __builtin_log2f(total)) * kLn2 : -__builtin_inff();
+    }
+  }
+}
+
+SC_INLINE void attention_block_any(const SegmentAttention& call, int head, int first_row) {
+  call.head_dim == 64 ? attention_block_of<64>(call, head, first_row) : attention_block_of<128>(call, head, first_row);
+}
+
+}  // namespace streamchar::SC_ISA

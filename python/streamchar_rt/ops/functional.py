@@ -1,0 +1,136 @@
+"""The ops without a cache, also as torch.library operators: streamchar::segment_attention, ::normalize_rotate."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from . import reference
+from ._native import cpu_reason_against, float_rows, native, strided, weight_rows
+from .norm import check_groups
+from .rope import Rope
+
+_library = torch.library.Library("streamchar", "DEF")
+_library.define(
+    "segment_attention(Tensor q, Tensor weight, int[] bounds, Tensor positions, Tensor freqs, Tensor axes, "
+    "Tensor[] keys, Tensor[] values, float[] distances, float eps) -> (Tensor, Tensor)"
+)
+_library.define(
+    "normalize_rotate(Tensor x, Tensor weight, int[] bounds, Tensor positions, Tensor freqs, Tensor axes, "
+    "float eps) -> Tensor"
+)
+
+
+def normalize_rotate(
+    x: Tensor, weight: Tensor, bounds: Sequence[int], rope: Rope, eps: float = 1e-6
+) -> Tensor:
+    """Keys as the cache holds them: RMSNorm per head and group, then rotation. (..., T, H, D)."""
+    _check_tokens("x", x, weight, bounds, rope)
+    return reference.normalize_rotate(x, weight, bounds, rope, eps)
+
+
+def segment_attention(
+    q: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    *,
+    weight: Tensor,
+    bounds: Sequence[int],
+    rope: Rope,
+    distances: Sequence[float],
+    eps: float = 1e-6,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention of raw queries over segments of ready keys; see ``reference.segment_attention``.
+
+    Runs natively for unbatched float32 CPU tensors that need no gradient, else in plain torch.
+
+    Raises:
+        ConfigError: on shapes that do not fit together.
+    """
+    _check_tokens("q", q, weight, bounds, rope)
+    if not len(keys) == len(values) == len(distances):
+        raise ConfigError(
+            f"{len(keys)} keys, {len(values)} values and {len(distances)} distances",
+            hint="give one of each per segment",
+        )
+    for i, (k, v) in enumerate(zip(keys, values)):
+        if k.shape != v.shape or k.ndim != q.ndim or k.shape[-2:] != q.shape[-2:] or k.dtype != q.dtype:
+            raise ConfigError(
+                f"segment {i}: key {tuple(k.shape)} {k.dtype}, value {tuple(v.shape)}, query {tuple(q.shape)} {q.dtype}",
+                hint="(..., S, H, D) with the query's heads, size and dtype",
+            )
+    if _native_serves(q, weight, *keys, *values):
+        out, lse = _segment_attention_native(q, weight, bounds, rope, keys, values, distances, eps)
+        return (out, lse) if return_lse else out
+    return reference.segment_attention(
+        q, keys, values, weight=weight, bounds=bounds, rope=rope, distances=distances, eps=eps, return_lse=return_lse
+    )
+
+
+def _check_tokens(name: str, x: Tensor, weight: Tensor, bounds: Sequence[int], rope: Rope) -> None:
+    check_groups(weight, bounds)
+    if x.ndim < 3 or x.shape[-1] != weight.shape[1] or x.shape[-1] != rope.head_dim:
+        raise ConfigError(
+            f"{name} is {tuple(x.shape)}, norm weights have size {weight.shape[1]}, rope {rope.head_dim}",
+            hint="x is (..., tokens, heads, head_dim)",
+        )
+    if not x.shape[-3] == bounds[-1] == rope.tokens:
+        raise ConfigError(
+            f"{name} has {x.shape[-3]} tokens, bounds {bounds[-1]}, rope {rope.tokens}", hint="all must agree"
+        )
+
+
+def _native_serves(q: Tensor, *others: Tensor) -> bool:
+    tensors = (q, *others)
+    gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    plain = q.ndim == 3 and q.dtype is torch.float32 and all(t.device.type == "cpu" for t in tensors)
+    return plain and not gradient and cpu_reason_against(q.dtype, q.shape[-1]) is None
+
+
+def _segment_attention_native(
+    q: Tensor, weight: Tensor, bounds: Sequence[int], rope: Rope,
+    keys: Sequence[Tensor], values: Sequence[Tensor], distances: Sequence[float], eps: float,
+) -> tuple[Tensor, Tensor]:
+    q, weight = float_rows("q", q), weight_rows(weight)
+    ready = [(float_rows("key", k), float_rows("value", v)) for k, v in zip(keys, values)]
+    out = torch.empty(q.shape)
+    lse = torch.empty(q.shape[:-1])
+    native.segment_attention(
+        *q.shape, strided(q), weight.data_ptr(), list(bounds), eps, rope.table.data_ptr(),
+        [
+            (strided(k), strided(v), k.shape[0], rope.shift(d).data_ptr() if d else 0)
+            for (k, v), d in zip(ready, distances)
+        ],
+        out.data_ptr(), lse.data_ptr(),
+    )
+    return out, lse
+
+
+def _op_segment_attention(
+    q: Tensor, weight: Tensor, bounds: list[int], positions: Tensor, freqs: Tensor, axes: Tensor,
+    keys: list[Tensor], values: list[Tensor], distances: list[float], eps: float,
+) -> tuple[Tensor, Tensor]:
+    rope = Rope(positions, freqs, axes)
+    return segment_attention(
+        q, keys, values, weight=weight, bounds=bounds, rope=rope, distances=distances, eps=eps, return_lse=True
+    )
+
+
+def _op_normalize_rotate(
+    x: Tensor, weight: Tensor, bounds: list[int], positions: Tensor, freqs: Tensor, axes: Tensor, eps: float
+) -> Tensor:
+    return normalize_rotate(x, weight, bounds, Rope(positions, freqs, axes), eps)
+
+
+for _key in ("CPU", "CUDA"):
+    _library.impl("segment_attention", _op_segment_attention, _key)
+    _library.impl("normalize_rotate", _op_normalize_rotate, _key)
+_library.impl(
+    "segment_attention",
+    lambda q, *_: (torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(q.shape[:-1])),
+    "Meta",
+)
+_library.impl("normalize_rotate", lambda x, *_: torch.empty_like(x, memory_format=torch.contiguous_format), "Meta")

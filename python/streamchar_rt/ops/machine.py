@@ -1,0 +1,40 @@
+"""Which kernels run here, and on how many threads."""
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ConfigError
+from ._native import load_error, native
+
+
+def kernels_in_use() -> dict[str, Any]:
+    """Facts for logs and reports.
+
+    Keys: native (bool), isa, available_isas, amx, threads, cuda_built, cuda_architectures; without the native
+    module only ``native`` False and ``reason``.
+    """
+    if native is None:
+        return {"native": False, "reason": str(load_error)}
+    return {
+        "native": True,
+        "isa": native.isa(),
+        "available_isas": tuple(native.available_isas()),
+        "amx": native.amx(),
+        "threads": native.threads(),
+        "cuda_built": bool(native.cuda_architectures),
+        "cuda_architectures": native.cuda_architectures,
+    }
+
+
+def set_num_threads(threads: int) -> None:
+    """Sets how many threads the native kernels use, the caller included; waits for a running kernel.
+
+    At first it is the number of usable CPUs, or the environment's STREAMCHAR_THREADS.
+
+    Raises:
+        ConfigError: unless 1 <= threads <= 1024.
+    """
+    if not 1 <= threads <= 1024:
+        raise ConfigError(f"threads must be 1 to 1024, got {threads}", hint="the number of physical cores is best")
+    if native is not None:
+        native.set_threads(threads)

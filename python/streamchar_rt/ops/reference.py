@@ -1,0 +1,104 @@
+"""Plain torch definitions of the ops: what the native kernels must equal.
+
+Every function takes any floating dtype and leading batch dimensions and is differentiable.
+Shapes: q, k, v are (..., tokens, heads, head_dim).
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .rope import Rope
+
+
+def group_rms_norm(x: Tensor, weight: Tensor, bounds: Sequence[int], eps: float = 1e-6) -> Tensor:
+    """Per-head RMSNorm of (..., T, H, D); token group g is scaled by ``weight[g]``."""
+    y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    groups = [y[..., a:b, :, :] * w.to(x.dtype) for a, b, w in zip(bounds, bounds[1:], weight)]
+    return torch.cat(groups, dim=-3)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turns the interleaved channel pairs of x (..., D) by a (..., D/2, 2) table of cosine and sine."""
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    c, s = table.unbind(-1)
+    return torch.stack((a * c - b * s, a * s + b * c), -1).flatten(-2)
+
+
+def normalize_rotate(
+    x: Tensor, weight: Tensor, bounds: Sequence[int], rope: Rope, eps: float = 1e-6
+) -> Tensor:
+    """RMSNorm per head, then rotation at the local positions of ``rope``: keys as they are cached."""
+    table = rope.table_as(x.dtype).to(x.device)
+    return rotate(group_rms_norm(x, weight, bounds, eps), table.unsqueeze(-3))
+
+
+def segment_attention(
+    q: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    *,
+    weight: Tensor,
+    bounds: Sequence[int],
+    rope: Rope,
+    distances: Sequence[float],
+    eps: float = 1e-6,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention of raw queries over segments of ready keys, with one softmax over all of them.
+
+    For each segment the query is rotated at (its local position + the segment's time distance).
+
+    Args:
+        q: (..., T, H, D), neither normalised nor rotated.
+        keys, values: per segment (..., S, H, D); keys normalised and rotated at their local positions.
+        weight, bounds, eps: query norm, see ``group_rms_norm``.
+        distances: per segment, how much later than the segment the queries are (time units).
+
+    Returns:
+        (..., T, H, D), and with ``return_lse`` the natural log of the softmax denominator (..., T, H).
+        Without any key row the result is zero and the log-sum-exp is -inf.
+    """
+    base = normalize_rotate(q, weight, bounds, rope, eps)
+    scale = 1.0 / math.sqrt(q.shape[-1])
+    logits = [
+        torch.einsum("...thd,...shd->...hts", rotate(base, rope.shift(d, q.dtype, q.device)), k) * scale
+        for k, d in zip(keys, distances, strict=True)
+        if k.shape[-3]
+    ]
+    if not logits:
+        out = torch.zeros_like(q)
+        return (out, q.new_full(q.shape[:-1], -math.inf)) if return_lse else out
+    joint = torch.cat(logits, -1)
+    value = torch.cat([v for v in values if v.shape[-3]], -3)
+    out = torch.einsum("...hts,...shd->...thd", joint.softmax(-1), value)
+    return (out, joint.logsumexp(-1).transpose(-1, -2)) if return_lse else out
+
+
+def segment_attention_sdpa(
+    q: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    *,
+    weight: Tensor,
+    bounds: Sequence[int],
+    rope: Rope,
+    distances: Sequence[float],
+    eps: float = 1e-6,
+) -> Tensor:
+    """``segment_attention`` through one ``scaled_dot_product_attention``, for training.
+
+    Only differences of positions count, so turning a segment's keys back by its distance equals turning
+    the queries forward. That costs a copy of the keys, which training makes anyway.
+    """
+    moved = [rotate(k, rope.shift(-d, k.dtype, k.device)) for k, d in zip(keys, distances, strict=True)]
+    query = normalize_rotate(q, weight, bounds, rope, eps)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query.transpose(-2, -3),
+        torch.cat(moved, -3).transpose(-2, -3),
+        torch.cat(list(values), -3).transpose(-2, -3),
+    )
+    return out.transpose(-2, -3)
