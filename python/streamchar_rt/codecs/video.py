@@ -1,0 +1,139 @@
+"""RGBA video codec: four frames to one latent, and back with the help of a reference picture.
+
+The encoder sees four frames at once (temporal 4, spatial 16). The decoder is causal: latent n is decoded
+from latents n-1 and n. Identity and fine detail come from the reference: the decoder predicts a flow that
+warps the reference picture, and blends it with what it draws itself (after Siarohin et al. 2019, "First
+Order Motion Model"). No normalization layers at high resolution: they cost as much as the convolutions.
+
+Pictures are RGBA with premultiplied colour in [0, 1], channels first, 256 x 256.
+"""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+FRAMES = 4           # frames a latent
+PATCH = 4            # pixel-unshuffle factor at both ends
+MAX_FLOW = 40.0      # pixels that a part of the reference may move
+
+
+@dataclass(frozen=True)
+class VideoCodecConfig:
+    size: int = 256
+    latent_channels: int = 12
+    encoder: tuple[int, int, int] = (64, 96, 128)      # channels at 1/4, 1/8, 1/16
+    decoder: tuple[int, int, int] = (160, 80, 40)      # channels at 1/16, 1/8, 1/4
+    reference: tuple[int, int, int] = (32, 48, 64)     # channels at 1/4, 1/8, 1/16
+    trunk: int = 3
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(F.silu(self.first(F.silu(x))))
+
+
+class VideoEncoder(nn.Module):
+    """(B, 4, 4, H, W) premultiplied RGBA frames to latents (B, C, H/16, W/16) in about [-2, 2]."""
+
+    def __init__(self, config: VideoCodecConfig = VideoCodecConfig()):
+        super().__init__()
+        a, b, c = config.encoder
+        self.net = nn.Sequential(
+            nn.PixelUnshuffle(PATCH), nn.Conv2d(FRAMES * 4 * PATCH ** 2, a, 1), _Residual(a),
+            nn.Conv2d(a, b, 3, 2, 1), _Residual(b), nn.Conv2d(b, c, 3, 2, 1), _Residual(c),
+            nn.Conv2d(c, config.latent_channels, 1))
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        x = frames.flatten(1, 2) * 2 - 1
+        z = self.net(x.contiguous(memory_format=torch.channels_last))
+        return 2 * torch.tanh(z / 2)
+
+
+class ReferenceEncoder(nn.Module):
+    """Reference picture (B, 4, H, W) to features at 1/4, 1/8 and 1/16: computed once per character."""
+
+    def __init__(self, config: VideoCodecConfig = VideoCodecConfig()):
+        super().__init__()
+        a, b, c = config.reference
+        self.fine = nn.Sequential(nn.PixelUnshuffle(PATCH), nn.Conv2d(4 * PATCH ** 2, a, 3, padding=1), _Residual(a))
+        self.middle = nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), _Residual(b))
+        self.coarse = nn.Sequential(nn.Conv2d(b, c, 3, 2, 1), _Residual(c))
+
+    def forward(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        fine = self.fine((picture * 2 - 1).contiguous(memory_format=torch.channels_last))
+        middle = self.middle(fine)
+        return fine, middle, self.coarse(middle)
+
+
+class VideoDecoder(nn.Module):
+    def __init__(self, config: VideoCodecConfig = VideoCodecConfig()):
+        super().__init__()
+        self.config = config
+        a, b, c = config.decoder
+        fine, middle, coarse = config.reference
+        self.inputs = nn.Conv2d(2 * config.latent_channels + coarse, a, 3, padding=1)
+        self.trunk = nn.Sequential(*[_Residual(a) for _ in range(config.trunk)])
+        self.split = nn.Conv2d(a, FRAMES * b * 4, 1)                 # to four frames at 1/8
+        self.mix_middle = nn.Conv2d(b + middle, b, 1)
+        self.middle = _Residual(b)
+        self.up = nn.Conv2d(b, c * 4, 1)                             # to 1/4
+        self.flow = nn.Conv2d(b, 2 * 4, 3, padding=1)                # at 1/4 after the shuffle
+        self.mix_fine = nn.Conv2d(c + fine + 4 * PATCH ** 2, c, 1)
+        self.fine = _Residual(c)
+        self.out = nn.Conv2d(c, 5 * PATCH ** 2, 3, padding=1)        # RGBA and the blend weight
+        nn.init.zeros_(self.flow.weight)
+        nn.init.zeros_(self.flow.bias)
+
+    def forward(self, latents: torch.Tensor, previous: torch.Tensor, picture: torch.Tensor,
+                features: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decode latents.
+
+        ``latents``, ``previous``: (B, C, h, w), latent n and n-1 (n itself where there is none before);
+        ``picture``: (B or 1, 4, H, W) reference, ``features``: ``ReferenceEncoder``'s, same batch.
+        Returns the frames, (B, 4, 4, H, W) premultiplied RGBA, not clamped, and the warped reference that
+        went into them, same shape.
+        """
+        batch = len(latents)
+        fine, middle, coarse = features
+        share = lambda t, times=1: t.expand(batch, -1, -1, -1).repeat_interleave(times, 0) if times > 1 \
+            else t.expand(batch, -1, -1, -1)
+        x = torch.cat([latents, previous, share(coarse)], 1).contiguous(memory_format=torch.channels_last)
+        x = self.trunk(self.inputs(x))
+        x = F.pixel_shuffle(self.split(x), 2)                         # (B, 4b, H/8, W/8)
+        x = x.reshape(batch * FRAMES, -1, *x.shape[2:])
+        x = self.mix_middle(torch.cat([x, share(middle, FRAMES)], 1).contiguous(memory_format=torch.channels_last))
+        x = self.middle(x)
+        warped = self._warp(x, share(picture, FRAMES))
+        x = F.pixel_shuffle(self.up(x), 2)                            # (4B, c, H/4, W/4)
+        x = torch.cat([x, share(fine, FRAMES), F.pixel_unshuffle(warped.to(x.dtype), PATCH)], 1)
+        x = self.fine(self.mix_fine(x.contiguous(memory_format=torch.channels_last)))
+        x = F.pixel_shuffle(self.out(F.silu(x)), PATCH).float()       # (4B, 5, H, W)
+        drawn, weight = x[:, :4] + 0.5, torch.sigmoid(x[:, 4:])
+        y = torch.lerp(drawn, warped.float(), weight)
+        shape = (batch, FRAMES, 4, *y.shape[2:])
+        return y.reshape(shape), warped.reshape(shape)
+
+    def _warp(self, x: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+        """Reference picture moved by the predicted flow, at most MAX_FLOW pixels."""
+        height, width = picture.shape[-2:]
+        flow = F.pixel_shuffle(self.flow(F.silu(x)).float(), 2)       # (4B, 2, H/4, W/4)
+        flow = MAX_FLOW * torch.tanh(flow)
+        flow = F.interpolate(flow, scale_factor=PATCH, mode="bilinear", align_corners=False)
+        grid = F.affine_grid(torch.eye(2, 3, device=x.device)[None], (1, 1, height, width), align_corners=False)
+        scale = torch.tensor([2.0 / width, 2.0 / height], device=x.device)
+        with torch.autocast(picture.device.type, enabled=False):
+            return F.grid_sample(picture.float(), grid + flow.permute(0, 2, 3, 1) * scale, mode="bilinear",
+                                 padding_mode="zeros", align_corners=False)

@@ -1,0 +1,1 @@
+"""The joint audio-video diffusion transformer, its sampler and its context memory."""

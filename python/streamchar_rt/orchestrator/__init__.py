@@ -1,0 +1,1 @@
+"""What is said when: text front end, language model, condition head and pointer."""

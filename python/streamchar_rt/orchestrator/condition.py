@@ -1,0 +1,65 @@
+"""Frame-aligned conditions: from the alignment of a chunk with its transcript to c_a and c_v."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .units import NUM_UNITS
+
+FEATURES = NUM_UNITS + 3 + 2      # unit, stress, word start, time since the unit began
+LONGEST = 15                      # half-frames after which "time since" saturates
+
+
+@dataclass(frozen=True)
+class ConditionConfig:
+    width: int = 128
+    output: int = 256             # the denoiser's width
+    past: int = 8                 # half-frames before the chunk
+    slots: int = 32
+    lookahead: int = 8
+    audio_tokens: int = 16
+    latents: int = 4
+    video_lag: int = 4            # half-frames by which the picture lags the mel
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def alignment_features(unit: torch.Tensor, stress: torch.Tensor, word_start: torch.Tensor,
+                       elapsed: torch.Tensor) -> torch.Tensor:
+    """What each half-frame says, float32 (..., FEATURES).
+
+    All arguments are integer (...): unit id, stress 0..2, first unit of a word 0/1, half-frames since the
+    unit began (0 for its first).
+    """
+    return torch.cat([F.one_hot(unit, NUM_UNITS).float(), F.one_hot(stress, 3).float(), word_start[..., None].float(),
+                      elapsed.clamp(0, LONGEST)[..., None].float() / LONGEST], -1)
+
+
+class ConditionEncoder(nn.Module):
+    """Local context of the alignment: coarticulation and durations, as the denoiser's conditions."""
+
+    def __init__(self, config: ConditionConfig = ConditionConfig()):
+        super().__init__()
+        self.config = config
+        d = config.width
+        self.embed = nn.Linear(FEATURES, d)
+        self.convolutions = nn.ModuleList(nn.Conv1d(d, d, 5, padding=2) for _ in range(2))
+        self.to_audio = nn.Linear(config.slots // config.audio_tokens * d, config.output)
+        self.to_video = nn.Linear(config.slots // config.latents * d, config.output)
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``features``: (B, past + slots + lookahead, FEATURES). Returns c_v (B, latents, output) and
+        c_a (B, audio_tokens, output). All-zero features mean: no condition."""
+        c = self.config
+        x = self.embed(features).transpose(1, 2)
+        for convolution in self.convolutions:
+            x = x + convolution(F.silu(x))
+        x = x.transpose(1, 2)
+        audio = x[:, c.past: c.past + c.slots].reshape(len(x), c.audio_tokens, -1)
+        begin = c.past - c.video_lag
+        video = x[:, begin: begin + c.slots].reshape(len(x), c.latents, -1)
+        return self.to_video(video), self.to_audio(audio)

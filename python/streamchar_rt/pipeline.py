@@ -1,0 +1,326 @@
+"""One chunk of one stream: orchestrate, denoise, decode. The hot path is ``generate_chunk``."""
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from .codecs import mel as mel_codec
+from .codecs.video import FRAMES, ReferenceEncoder, VideoCodecConfig, VideoDecoder, VideoEncoder
+from .codecs.vocoder import Vocoder, VocoderConfig, VocoderState
+from .denoiser import noise as random
+from .denoiser.context import MOTION, SINK, CachedDenoiser
+from .denoiser.dit import DiTConfig, JointDiT
+from .denoiser.dit import Style as StyleTensors
+from .orchestrator.alignment import elapsed_in, monotonic_path
+from .orchestrator.condition import LONGEST, ConditionConfig, ConditionEncoder, alignment_features
+from .orchestrator.model import Orchestrator, OrchestratorConfig, TranscriptWindow
+from .orchestrator.units import END, PAD, is_pause
+
+__all__ = ["CharacterFeatures", "Models", "RawChunk", "StreamState", "Style", "encode_character", "generate_chunk"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a chunk is to be like. ``emotion``: neutral, happy, sad, angry, surprised; ``mode``: idle, listening, speaking."""
+    voice: int = 0
+    emotion: int = 0
+    mode: int = 0
+
+
+@dataclass(frozen=True)
+class CharacterFeatures:
+    """A reference picture, encoded once."""
+    picture: torch.Tensor                       # (1, 4, H, W) premultiplied [0, 1], float32
+    latents: torch.Tensor                       # (1, 1, C, h, w) normalised, float32
+    features: tuple[torch.Tensor, ...]          # the decoder's, three scales
+
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        return {"picture": self.picture, "latents": self.latents,
+                **{f"features.{i}": f.float() for i, f in enumerate(self.features)}}
+
+    @classmethod
+    def from_tensors(cls, models: "Models", tensors: Mapping[str, torch.Tensor]) -> "CharacterFeatures":
+        layout = dict(dtype=models.dtype, memory_format=torch.channels_last)
+        return cls(tensors["picture"], tensors["latents"], tuple(tensors[f"features.{i}"].to(**layout) for i in range(3)))
+
+
+class Models:
+    """All networks of a bundle, ready to run. Immutable; shared by sessions."""
+
+    sample_rate = mel_codec.SAMPLE_RATE
+    fps = Fraction(25)
+
+    def __init__(self, *, orchestrator: Orchestrator, condition: ConditionEncoder, dit: JointDiT, vocoder: Vocoder,
+                 video_encoder: VideoEncoder, reference_encoder: ReferenceEncoder, video_decoder: VideoDecoder,
+                 latent_mean: torch.Tensor, latent_std: torch.Tensor, default_steps: int = 4,
+                 dtype: torch.dtype = torch.float32, kernels: str = "auto"):
+        freeze = lambda m: m.eval().requires_grad_(False)
+        picture = lambda m: freeze(m).to(dtype=dtype, memory_format=torch.channels_last)
+        self.dtype, self.default_steps = dtype, default_steps
+        self.orchestrator, self.condition, self.vocoder = freeze(orchestrator), freeze(condition), freeze(vocoder)
+        self.denoiser = CachedDenoiser(freeze(dit).to(dtype), kernels)
+        self.video_encoder, self.reference_encoder = picture(video_encoder), picture(reference_encoder)
+        self.video_decoder = picture(video_decoder)
+        self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1)
+        self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1)
+        layout = dit.config.layout
+        self.chunk_frames = layout.frames
+        self.chunk_samples = int(self.chunk_frames * self.sample_rate / self.fps)
+        self.width = self.height = video_decoder.config.size
+
+    @classmethod
+    def from_parts(cls, manifest: Mapping, tensors: Mapping[str, torch.Tensor], *, dtype: torch.dtype = torch.float32,
+                   threads: int | None = None, kernels: str = "auto") -> "Models":
+        """From a bundle's manifest and tensors; raises KeyError or RuntimeError where they do not fit together."""
+        config = manifest["model"]
+        codec = VideoCodecConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["video_codec"].items()})
+        nets = {"orchestrator": Orchestrator(OrchestratorConfig(**config["orchestrator"])),
+                "condition": ConditionEncoder(ConditionConfig(**config["condition"])),
+                "dit": JointDiT(DiTConfig.from_dict(config["dit"])), "vocoder": Vocoder(VocoderConfig(**config["vocoder"])),
+                "video_encoder": VideoEncoder(codec), "reference_encoder": ReferenceEncoder(codec),
+                "video_decoder": VideoDecoder(codec)}
+        for name, net in nets.items():
+            own = {k[len(name) + 1:]: v.float() for k, v in tensors.items() if k.startswith(name + ".")}
+            net.load_state_dict(own)
+        return cls(**nets, latent_mean=tensors["latent.mean"], latent_std=tensors["latent.std"],
+                   default_steps=int(config.get("steps", 4)), dtype=dtype, kernels=kernels)
+
+    def memory_per_session(self) -> int:
+        """Bytes of a session's context cache and decoder states."""
+        config = self.orchestrator.config
+        state = 4 * (2 * config.history_tokens * config.mel_bins + self.width * self.height * 4)
+        return int(self.denoiser.new_cache().memory_plan()["total"]) + state
+
+
+@torch.inference_mode()
+def encode_character(models: Models, rgba: np.ndarray) -> CharacterFeatures:
+    """Encode a picture, uint8 (H, W, 4) straight alpha, of the models' size."""
+    straight = torch.from_numpy(np.ascontiguousarray(rgba)).permute(2, 0, 1)[None].float() / 255.0
+    picture = torch.cat([straight[:, :3] * straight[:, 3:], straight[:, 3:]], 1)
+    still = picture[:, None].expand(-1, FRAMES, -1, -1, -1).to(models.dtype)
+    latents = models.video_encoder(still).float()[:, None]
+    features = models.reference_encoder(picture.to(models.dtype))
+    return CharacterFeatures(picture, (latents - models.latent_mean) / models.latent_std, tuple(features))
+
+
+class _Units:
+    """The transcript units in sight. Places are absolute and never reused; what was spoken is forgotten."""
+
+    def __init__(self) -> None:
+        self.base = 0
+        self.rows: list[tuple[int, int, int]] = [(END, 0, 0)]
+
+    @property
+    def stop(self) -> int:
+        return self.base + len(self.rows)
+
+    def forget_before(self, place: int) -> None:
+        drop = max(0, place - self.base)
+        del self.rows[:drop]
+        self.base += drop
+
+    def window(self, first: int, count: int) -> np.ndarray:
+        """Rows (count, 3) from place ``first``; PAD outside."""
+        out = np.zeros((count, 3), np.int64)
+        out[:, 0] = PAD
+        low, high = max(first, self.base), min(first + count, self.stop)
+        if high > low:
+            out[low - first: high - first] = self.rows[low - self.base: high - self.base]
+        return out
+
+
+class StreamState:
+    """Everything that changes in one stream."""
+
+    def __init__(self, models: Models, character: CharacterFeatures, seed: int):
+        config, condition = models.orchestrator.config, models.condition.config
+        self.models, self.character, self.seed = models, character, seed
+        self.chunk_index = 0
+        self.pointer = 0                               # place of the unit spoken at the end of the last chunk
+        self.units = _Units()
+        silence = (mel_codec.SILENCE - mel_codec.MEAN) / mel_codec.STD
+        self.history = torch.full((2 * config.history_tokens, config.mel_bins), silence)
+        self.elapsed = LONGEST
+        # unit, stress, word start and elapsed of the half-frames before the chunk
+        self.past = np.tile(np.array([END, 0, 0, LONGEST]), (condition.past, 1))
+        self.previous_latent: torch.Tensor | None = None
+        self.vocoder: VocoderState = models.vocoder.start()
+        self.audio_rest = torch.zeros(0)
+        self.cache = models.denoiser.new_cache()
+        with torch.inference_mode():
+            models.denoiser.write_reference(self.cache, character.latents)
+            self._start_audio()
+
+    def _start_audio(self) -> None:
+        """The mel leads the picture: decode the silence of the first frames and drop what lies before zero."""
+        layout = self.models.denoiser.layout
+        lead = int(layout.audio_lead * 2)
+        mel = torch.full((1, lead, mel_codec.N_MELS), mel_codec.SILENCE)
+        samples, self.vocoder = self.models.vocoder.stream(mel, self.vocoder)
+        self.audio_rest = samples[0, (mel_codec.N_FFT - mel_codec.HOP) // 2:]
+
+    @property
+    def pending(self) -> int:
+        """Units appended and not yet reached."""
+        return self.units.stop - 1 - self.pointer
+
+    def append_units(self, units: Sequence[tuple[int, int, bool]]) -> range:
+        """Append (unit, stress, word_start); returns their places."""
+        first = self.units.stop
+        self.units.rows.extend((int(u), int(s), int(w)) for u, s, w in units)
+        return range(first, self.units.stop)
+
+    def drop_after(self, place: int) -> None:
+        """Forget the units after ``place``, which must not lie before the pointer."""
+        if place < self.pointer:
+            raise ValueError(f"place {place} was already spoken (the pointer is at {self.pointer})")
+        del self.units.rows[place + 1 - self.units.base:]
+
+    def clone(self) -> "StreamState":
+        """An independent stream that goes on from here; cached keys are shared until rewritten."""
+        other = copy.copy(self)
+        other.units = copy.deepcopy(self.units)
+        other.past = self.past.copy()
+        other.vocoder = self.vocoder.clone()
+        other.cache = self.cache.fork()
+        return other
+
+
+@dataclass
+class RawChunk:
+    """A finished chunk before words, captions and formats."""
+    audio: np.ndarray                  # float32 (chunk_samples,)
+    video: np.ndarray                  # uint8 (chunk_frames, H, W, 4) straight alpha
+    places: np.ndarray                 # int64 (32,): the unit of each half-frame of the mel
+    elapsed: np.ndarray                # int64 (32,): half-frames since that unit began
+    confidence: float                  # mean probability of the chosen alignment
+    timings: dict[str, float] = field(default_factory=dict)      # ms
+
+
+class _Planner:
+    """The orchestrator's side of one chunk: the language model once, the condition head at every step."""
+
+    def __init__(self, state: StreamState, style: Style):
+        self.state = state
+        models = state.models
+        config = models.orchestrator.config
+        self.first = state.pointer - config.window_before
+        self.rows = state.units.window(self.first, config.window)
+        # A unit before the pointer is context for the model, never a place to go.
+        self.blocked = (self.rows[:, 0] == PAD) | (np.arange(config.window) < config.window_before)
+        self.optional = np.array([is_pause(int(u)) for u in self.rows[:, 0]])
+        unit, stress, start = torch.from_numpy(self.rows).T[:, None]
+        self.states = models.orchestrator.encode(
+            TranscriptWindow(unit, stress, start), state.history.reshape(1, config.history_tokens, -1),
+            torch.tensor([style.voice]))
+
+    def conditions(self, mel: torch.Tensor, t: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """c_v and c_a for the noisy mel (1, 32, 80) at flow time ``t``; keeps the alignment that they come from."""
+        models, config = self.state.models, self.state.models.orchestrator.config
+        logits, _ = models.orchestrator.align(self.states, mel, torch.tensor([t]))
+        logits = np.where(self.blocked, -np.inf, logits[0].double().numpy())
+        at = config.window_before
+        self.path = monotonic_path(logits, at, elapsed=self.state.elapsed + 1, optional=self.optional)
+        shifted = np.exp(logits - logits.max(1, keepdims=True))
+        chosen = shifted[np.arange(len(self.path)), self.path] / shifted.sum(1)
+        self.confidence = float(chosen[: config.slots].mean())
+        self.elapsed = np.minimum(elapsed_in(self.path, self.state.elapsed + 1, at), LONGEST)
+        rows = np.concatenate([self.state.past, np.concatenate([self.rows[self.path], self.elapsed[:, None]], 1)])
+        unit, stress, start, elapsed = torch.from_numpy(rows).T
+        self.half_frames = rows
+        return models.condition(alignment_features(unit, stress, start, elapsed)[None])
+
+
+@torch.inference_mode()
+def generate_chunk(models: Models, state: StreamState, style: Style, *, steps: int | None = None,
+                   should_stop: Callable[[], bool] | None = None) -> RawChunk | None:
+    """Generate the next chunk and advance ``state``.
+
+    ``should_stop`` is asked before every denoising step; if it says so, the result is None and the state is as
+    it was. Deterministic: the result depends on the state, the style and the number of steps only.
+    """
+    steps = steps or models.default_steps
+    clock = _Clock()
+    planner = _Planner(state, style)
+    clock.mark("orchestrator")
+
+    denoiser, layout, config = models.denoiser, models.denoiser.layout, models.denoiser.dit.config
+    tensors = StyleTensors(torch.tensor([style.voice]), torch.tensor([style.emotion]), torch.tensor([style.mode]))
+    draw = lambda shape, stream: random.noise(shape, seed=state.seed, chunk=state.chunk_index, step=0, stream=stream)
+    video = draw((1, layout.video_tokens, config.video_features), random.VIDEO)
+    audio = draw((1, layout.audio_tokens, config.audio_features), random.AUDIO)
+    for i in range(steps):                             # Euler's method from noise (t = 0) to data (t = 1)
+        if should_stop is not None and should_stop():
+            return None
+        t = i / steps
+        condition_video, condition_audio = planner.conditions(audio.reshape(1, -1, config.mel_bins), t)
+        clock.mark("orchestrator")
+        v, a = denoiser.velocity(state.cache, video, audio, t, tensors, condition_video, condition_audio)
+        video, audio = video + v / steps, audio + a / steps
+        clock.mark("denoise")
+
+    mel = audio.reshape(1, -1, config.mel_bins)
+    samples = _decode_audio(models, state, mel)
+    clock.mark("audio_decode")
+    latents = denoiser.unpatchify(video)
+    frames = _decode_video(models, state, latents)
+    clock.mark("video_decode")
+    denoiser.write_chunk(state.cache, MOTION, video, audio)
+    if state.chunk_index == 0:
+        denoiser.write_chunk(state.cache, SINK, video, audio)
+    clock.mark("context")
+
+    slots = models.orchestrator.config.slots
+    path, elapsed = planner.path[:slots], planner.elapsed[:slots]
+    state.history = torch.cat([state.history, mel[0]])[-len(state.history):]
+    state.past = planner.half_frames[slots: slots + len(state.past)]
+    state.elapsed = int(elapsed[-1])
+    state.previous_latent = latents[:, -1:]
+    state.pointer = planner.first + int(path[-1])
+    state.units.forget_before(state.pointer - 2 * models.orchestrator.config.window_before)
+    state.chunk_index += 1
+    return RawChunk(samples, frames, planner.first + path, elapsed, planner.confidence, clock.result())
+
+
+def _decode_audio(models: Models, state: StreamState, mel: torch.Tensor) -> np.ndarray:
+    samples, state.vocoder = models.vocoder.stream(mel_codec.denormalize(mel), state.vocoder)
+    samples = torch.cat([state.audio_rest, samples[0]])
+    state.audio_rest = samples[models.chunk_samples:]
+    return samples[: models.chunk_samples].clamp(-1.0, 1.0).numpy().copy()
+
+
+def _decode_video(models: Models, state: StreamState, latents: torch.Tensor) -> np.ndarray:
+    before = latents[:, :1] if state.previous_latent is None else state.previous_latent
+    both = torch.cat([before, latents], 1) * models.latent_std + models.latent_mean
+    both = both.to(models.dtype)
+    frames, _ = models.video_decoder(both[0, 1:], both[0, :-1], state.character.picture, state.character.features)
+    frames = frames.flatten(0, 1).float()                                         # (F, 4, H, W) premultiplied
+    alpha = frames[:, 3:].clamp(0.0, 1.0)
+    # Straight alpha; where next to nothing covers a pixel its colour is arbitrary but finite.
+    colour = (frames[:, :3] / alpha.clamp(min=1 / 255)).clamp(0.0, 1.0)
+    out = torch.empty(len(frames), models.height, models.width, 4, dtype=torch.uint8)
+    out[..., :3] = (colour * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
+    out[..., 3] = (alpha[:, 0] * 255 + 0.5).to(torch.uint8)
+    return out.numpy()
+
+
+class _Clock:
+    """Milliseconds by stage."""
+
+    def __init__(self) -> None:
+        self.begin = self.last = time.perf_counter()
+        self.stages = dict.fromkeys(("orchestrator", "context", "denoise", "audio_decode", "video_decode"), 0.0)
+
+    def mark(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.stages[stage] += (now - self.last) * 1e3
+        self.last = now
+
+    def result(self) -> dict[str, float]:
+        return {**self.stages, "total": (self.last - self.begin) * 1e3}

@@ -1,0 +1,157 @@
+"""Train the joint audio-video DiT with flow matching (paper, section 3).
+
+    python -m tools.train.denoiser --streams DIR --out DIR --minutes 30                      # speech only
+    python -m tools.train.denoiser --streams DIR --scenes DIR --init DIR --out DIR --minutes 60   # joint
+
+Each context (reference, sink, motion) is used for several noise draws. Motion and sink get a little noise, so
+that the model forgives its own errors in a rollout. The alignment is the studio's truth; a tenth of the chunks
+see no condition at all, for classifier-free guidance. With ``--scenes``, batches with and without picture take
+turns, since speech alone costs a twentieth.
+"""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from streamchar_rt.denoiser import dit as dit_module
+from streamchar_rt.denoiser.dit import DiTConfig, JointDiT, SegmentAttention, Style, Window, patchify, windowed_velocity
+from streamchar_rt.orchestrator.condition import ConditionEncoder
+
+from .batches import StreamSampler
+from .loop import Loop, add_arguments
+from .scenes import Scenes
+from .streams import CHUNK, Streams
+
+
+class Denoiser(nn.Module):
+    """The DiT with the condition encoder that feeds it."""
+
+    def __init__(self, config: DiTConfig = DiTConfig()):
+        super().__init__()
+        self.dit = JointDiT(config)
+        self.condition = ConditionEncoder()
+
+
+def compile_blocks(dit: JointDiT) -> None:
+    """Fuse what is elementwise: about a third of the time on a CPU."""
+    torch._dynamo.config.recompile_limit = 64
+    for block in dit.blocks:
+        block.project = torch.compile(block.project, dynamic=False)
+        block.finish = torch.compile(block.finish, dynamic=False)
+    SegmentAttention.prepare = staticmethod(torch.compile(dit_module.normalize_and_rotate, dynamic=False))
+
+
+def noised(x: torch.Tensor, strength: float) -> torch.Tensor:
+    """Context with noise of a random size up to ``strength``, half of the time none."""
+    size = strength * torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device)
+    size = size * (torch.rand_like(size) < 0.5)
+    return x + size * torch.randn_like(x)
+
+
+def audio_tokens(mel: torch.Tensor) -> torch.Tensor:
+    """Mel (B, 2 * n, 80) to tokens (B, n, 160)."""
+    return mel.reshape(len(mel), mel.shape[1] // 2, -1)
+
+
+class Batches:
+    """Windows with their targets, from streams and, for joint training, scenes."""
+
+    def __init__(self, sampler: StreamSampler, scenes: Scenes | None, draws: int, device: torch.device):
+        self.sampler, self.scenes, self.draws, self.device = sampler, scenes, draws, device
+        self.sink_share = 0.4
+
+    def sample(self, count: int, picture: bool):
+        """Clean video (B, Tv, 48), clean audio (B, 16, 160), context window parts, features, style."""
+        rng = self.sampler.rng
+        if picture:
+            scene = self.scenes.sample(count, rng)
+            rows = scene.rows
+        else:
+            rows = self.sampler.rows(count)
+        mel = lambda r, begin: audio_tokens(self.sampler.mel(r, begin, CHUNK)).to(self.device)
+        audio, motion_audio = mel(rows, 0), noised(mel(rows, -CHUNK), 0.3)
+        # Most batches have no sink; a stream's first chunks never have one.
+        sink = None
+        if picture and rng.random() < self.sink_share:
+            sink_rows = rows.copy()
+            sink_rows[:, 0] = scene.sink_rows
+            sink = (patchify(scene.sink).to(self.device), mel(sink_rows, 0))
+        if picture:
+            video = patchify(scene.video).to(self.device)
+            motion = (noised(patchify(scene.motion).to(self.device), 0.3), motion_audio)
+            reference = patchify(scene.reference).to(self.device)
+            emotion, mode = scene.emotion, scene.mode
+        else:
+            video = audio.new_zeros(count, 0, 48)
+            motion, reference = (video, motion_audio), None
+            emotion = torch.full((count,), 5)
+            mode = torch.full((count,), 3)
+        if rng.random() < 0.06:                              # a session's first chunk has no past
+            motion = None
+        style = Style(torch.from_numpy(rows[:, 1].copy()).to(self.device), emotion.to(self.device), mode.to(self.device))
+        return video, audio, (reference, sink, motion), self.sampler.features(rows).to(self.device), style
+
+
+def flow_times(count: int, device: torch.device) -> torch.Tensor:
+    """Logit-normal, with some uniform mass so that the first steps are trained too."""
+    t = torch.sigmoid(torch.randn(count, device=device) - 0.2)
+    return torch.where(torch.rand(count, device=device) < 0.3, torch.rand(count, device=device), t)
+
+
+def losses(model: Denoiser, batch, draws: int, autocast) -> dict[str, torch.Tensor]:
+    video, audio, (reference, sink, motion), features, style = batch
+    share = lambda x: x.repeat_interleave(draws, 0)
+    video, audio = share(video), share(audio)
+    style = Style(share(style.voice), share(style.emotion), share(style.mode))
+    features = share(features)
+    features = features * (torch.rand(len(features), 1, 1, device=features.device) >= 0.1)
+    t = flow_times(len(audio), audio.device)
+    mix = t[:, None, None]
+    noise_v, noise_a = torch.randn_like(video), torch.randn_like(audio)
+    with autocast:
+        condition_video, condition_audio = model.condition(features)
+        window = Window((1 - mix) * noise_v + mix * video, (1 - mix) * noise_a + mix * audio, reference, sink, motion)
+        v, a = windowed_velocity(model.dit, window, t, style, condition_video, condition_audio)
+    loss_a = (a.float() - (audio - noise_a)).square().mean()
+    if not video.shape[1]:
+        return {"loss": loss_a, "audio_only": loss_a}
+    loss_v = (v.float() - (video - noise_v)).square().mean()
+    return {"loss": loss_a + loss_v, "audio": loss_a, "video": loss_v}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser, minutes=30, lr=1e-3, batch=32)
+    parser.add_argument("--streams", type=Path, required=True)
+    parser.add_argument("--scenes", type=Path, help="folder of tools.train.scenes: trains picture and speech")
+    parser.add_argument("--draws", type=int, default=2, help="noises drawn for each context")
+    parser.add_argument("--scene-batch", type=int, default=8)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    args = parser.parse_args()
+    model = Denoiser()
+    loop = Loop(model, args, decay=0.999)
+    streams = Streams.load(args.streams)
+    scenes = Scenes.load(args.scenes) if args.scenes else None
+    if args.compile:
+        compile_blocks(model.dit)
+    train = Batches(StreamSampler(streams, seed=args.seed + loop.iteration), scenes, args.draws, loop.device)
+    test = Batches(StreamSampler(streams, test=True, seed=7), None, 1, loop.device)
+    fixed = test.sample(128, False)
+
+    def step(iteration: int) -> dict[str, torch.Tensor]:
+        picture = scenes is not None and iteration % 2 == 0
+        batch = train.sample(args.scene_batch if picture else args.batch, picture)
+        return losses(model, batch, args.draws, loop.autocast())
+
+    def evaluate() -> dict[str, float]:
+        torch.manual_seed(3)
+        return {k: float(v) for k, v in losses(model, fixed, 1, loop.autocast()).items()}
+
+    loop.run(step, evaluate, evaluate_seconds=120)
+
+
+if __name__ == "__main__":
+    main()

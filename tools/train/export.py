@@ -1,0 +1,98 @@
+"""Put trained parts together as a bundle.
+
+    python -m tools.train.export --codec DIR --vocoder DIR --orchestrator DIR --denoiser DIR --scenes DIR \\
+        --lexicon FILE --letter-to-sound FILE --out python/streamchar_rt/bundles/mini
+
+Takes the averaged weights of each checkpoint folder; the latents' statistics come from the scenes the denoiser
+was trained on. Characters are the studio's cast, drawn at rest.
+"""
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from streamchar_rt.bundle import save_bundle
+from streamchar_rt.codecs.video import VideoCodecConfig
+from streamchar_rt.codecs.vocoder import VocoderConfig
+from streamchar_rt.denoiser.dit import DiTConfig
+from streamchar_rt.orchestrator.condition import ConditionConfig
+from streamchar_rt.orchestrator.model import OrchestratorConfig
+from tools.studio.behaviour import EMOTIONS
+from tools.studio.cast import CAST, VOICE_OF
+from tools.studio.character import Identity, Renderer
+from tools.studio.pose import REST
+from tools.studio.speech import VOICE_NAMES
+
+from .loop import load_weights
+from .scenes import Scenes
+
+
+def gather(args: argparse.Namespace) -> dict[str, torch.Tensor]:
+    """All networks' tensors under the names that ``Models.from_parts`` reads."""
+    tensors: dict[str, torch.Tensor] = {}
+
+    def take(weights: dict[str, torch.Tensor], renames: dict[str, str]) -> None:
+        for key, value in weights.items():
+            for old, new in renames.items():
+                if key.startswith(old):
+                    tensors[new + key[len(old):]] = value
+                    break
+
+    take(load_weights(args.codec), {"encoder.": "video_encoder.", "reference.": "reference_encoder.",
+                                    "decoder.": "video_decoder."})
+    take(load_weights(args.vocoder), {"": "vocoder."})
+    take(load_weights(args.orchestrator), {"": "orchestrator."})
+    take(load_weights(args.denoiser), {"dit.": "dit.", "condition.": "condition."})
+    scenes = Scenes.load(args.scenes)
+    tensors["latent.mean"], tensors["latent.std"] = torch.from_numpy(scenes.mean), torch.from_numpy(scenes.std)
+    return tensors
+
+
+def draw_cast(folder: Path) -> tuple[list[dict], dict[str, Path]]:
+    entries, files = [], {}
+    for name, seed in CAST.items():
+        path = folder / f"{name}.png"
+        Image.fromarray(Renderer(Identity.from_seed(seed)).draw(REST), "RGBA").save(path, optimize=True)
+        file = f"characters/{name}.png"
+        entries.append({"name": name, "file": file, "voice": VOICE_OF[name]})
+        files[file] = path
+    return entries, files
+
+
+def manifest(characters: list[dict], steps: int) -> dict:
+    return {
+        "name": "mini",
+        "stream": {"sample_rate": 16000, "fps": [25, 1], "width": 256, "height": 256, "chunk_frames": 16,
+                   "chunk_samples": 10240, "alpha_mode": "straight",
+                   "capabilities": ["words", "visemes", "emotions", "listening", "idle", "rgba"]},
+        "model": {"orchestrator": OrchestratorConfig().to_dict(), "condition": ConditionConfig().to_dict(),
+                  "dit": DiTConfig().to_dict(), "vocoder": VocoderConfig().to_dict(),
+                  "video_codec": VideoCodecConfig().to_dict(), "steps": steps},
+        "steps": steps, "voices": list(VOICE_NAMES), "emotions": list(EMOTIONS), "characters": characters,
+        "memory": {"session": 16 << 20, "workspace": 256 << 20},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("codec", "vocoder", "orchestrator", "denoiser", "scenes", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--lexicon", type=Path, required=True)
+    parser.add_argument("--letter-to-sound", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=4)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        characters, files = draw_cast(Path(folder))
+        files["lexicon.bin"] = args.lexicon
+        files["letter_to_sound.safetensors"] = args.letter_to_sound
+        save_bundle(args.out, manifest(characters, args.steps), gather(args), files)
+    size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
+    print(f"{args.out}: {size / 2 ** 20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Short random clips of studio characters for the video codec, drawn on the fly."""
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from tools.studio.character import Identity, Renderer
+from tools.studio.pose import COLUMN, POSE_FIELDS, POSE_RANGES, REST, clamp
+
+FIRST_TRAIN_IDENTITY = 10_000          # below: the shipped cast and the held-out identities
+HELD_OUT = range(5_000, 6_000)
+_LOW = np.array([POSE_RANGES[f][0] for f in POSE_FIELDS], np.float32)
+_HIGH = np.array([POSE_RANGES[f][1] for f in POSE_FIELDS], np.float32)
+_FAST = [COLUMN[n] for n in ("mouth_open", "mouth_wide", "mouth_round", "teeth", "tongue", "blink_l", "blink_r", "gaze_x", "gaze_y")]
+
+
+def random_pose(rng: np.random.Generator) -> np.ndarray:
+    """A pose (P,): any combination one time in three, else a plausible one about rest."""
+    wild = _LOW + (_HIGH - _LOW) * rng.random(len(POSE_FIELDS), np.float32)
+    if rng.random() < 0.35:
+        return wild
+    out = REST + (wild - REST) * rng.random(len(POSE_FIELDS), np.float32) ** 1.5
+    blink = float(rng.random() < 0.15) * rng.random()
+    out[COLUMN["blink_l"]] = out[COLUMN["blink_r"]] = blink
+    return clamp(out)
+
+
+def random_track(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """A pose track (frames, P): slow movement of the head, fast movement of mouth and eyes."""
+    start, end = random_pose(rng), random_pose(rng)
+    reach = rng.random() * 0.5
+    ramp = np.linspace(0, 1, frames, dtype=np.float32)[:, None]
+    track = start + (end - start) * reach * ramp
+    knots = np.stack([random_pose(rng)[_FAST] for _ in range(4)])
+    x = np.linspace(0, rng.uniform(0.5, 3), frames)
+    low = np.minimum(x.astype(int), 2)
+    mix = (x - low)[:, None]
+    mix = mix * mix * (3 - 2 * mix)
+    track[:, _FAST] = (1 - mix) * knots[low] + mix * knots[low + 1]
+    return clamp(track)
+
+
+def attention_map(renderer: Renderer, pose: np.ndarray) -> np.ndarray:
+    """Loss weights, float32 (H, W): eyes and mouth count more than the rest."""
+    weight = np.ones((renderer.size, renderer.size), np.float32)
+    for name, (x0, y0, x1, y1) in renderer.boxes(pose).items():
+        weight[int(y0): int(y1) + 1, int(x0): int(x1) + 1] = 6.0 if name == "mouth" else 3.5
+    return weight
+
+
+def clip(seed: int, track: np.ndarray) -> dict[str, np.ndarray]:
+    """``frames`` uint8 (T, H, W, 4) premultiplied, ``reference`` the rest pose (H, W, 4), ``weight`` float16
+    (T, H, W), ``pose`` float32 (T, P)."""
+    renderer = Renderer(Identity.from_seed(seed))
+    return {"frames": np.stack([renderer.draw(p, premultiplied=True) for p in track]),
+            "reference": renderer.draw(REST, premultiplied=True),
+            "weight": np.stack([attention_map(renderer, p) for p in track]).astype(np.float16), "pose": track}
+
+
+class Clips(IterableDataset):
+    """Endless random clips; every worker draws its own. ``crop``: a square cut at a multiple of 16 pixels."""
+
+    def __init__(self, frames: int, seed: int, crop: int):
+        self.frames, self.seed, self.crop = frames, seed, crop
+
+    def __iter__(self):
+        info = get_worker_info()
+        rng = np.random.default_rng((self.seed, info.id if info else 0))
+        while True:
+            out = clip(int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31)), random_track(rng, self.frames))
+            room = (out["weight"].shape[-1] - self.crop) // 16
+            y, x = (16 * int(rng.integers(0, room + 1)) for _ in range(2))
+            cut = (slice(y, y + self.crop), slice(x, x + self.crop))
+            yield {**out, "frames": out["frames"][:, *cut], "reference": out["reference"][cut],
+                   "weight": out["weight"][:, *cut]}
+
+
+def loader(frames: int, batch: int, seed: int, crop: int = 256, workers: int = 1) -> DataLoader:
+    return DataLoader(Clips(frames, seed, crop), batch_size=batch, num_workers=workers, prefetch_factor=3,
+                      multiprocessing_context="spawn")
+
+
+def to_float(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 (..., H, W, 4) to float32 (..., 4, H, W) in [0, 1]."""
+    return pixels.movedim(-1, -3).float() / 255.0

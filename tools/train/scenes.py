@@ -1,0 +1,191 @@
+"""Scenes: streams with their picture, as latents of the video codec.
+
+    python -m tools.train.scenes --speech DIR --streams DIR --codec DIR --out DIR --minutes 20
+
+For every stream a character is drawn while it speaks, listens and waits, and encoded. Written in shards;
+a run that was stopped goes on where it was.
+"""
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from streamchar_rt.codecs.video import FRAMES
+from streamchar_rt.orchestrator.units import END, UNIT_NAMES, is_phone
+
+from .streams import CHUNK, LEAD, Streams
+
+CHUNK_FRAMES = 16
+EMOTIONS = 5
+
+
+@dataclass
+class SceneBatch:
+    rows: np.ndarray              # (B, 6) stream chunks
+    video: torch.Tensor           # (B, 4, C, h, w) normalised latents
+    motion: torch.Tensor          # the chunk before
+    sink: torch.Tensor            # an earlier chunk of the same scene
+    sink_rows: np.ndarray         # (B,) first half-frame of the sink
+    reference: torch.Tensor       # (B, 1, C, h, w)
+    emotion: torch.Tensor         # int64 (B,)
+    mode: torch.Tensor            # int64 (B,)
+
+
+class Scenes:
+    """All shards in memory (24 KB a chunk)."""
+
+    def __init__(self, rows, video, reference, emotion, mode, mean, std):
+        self.rows, self.reference, self.emotion, self.mode = rows, reference, emotion, mode
+        self.mean, self.std = mean, std
+        self.video = video
+        inside = np.flatnonzero((rows[1:, 4] == rows[:-1, 4]) & (rows[1:, 5] == rows[:-1, 5] + 1)) + 1
+        self.usable = inside                                  # chunks that have one before them
+        self.first = np.searchsorted(rows[:, 4], rows[:, 4])  # first chunk of each scene
+
+    @classmethod
+    def load(cls, folder: Path) -> "Scenes":
+        parts = [dict(np.load(p)) for p in sorted(Path(folder).glob("scene_?????.npz"))]
+        if not parts:
+            raise FileNotFoundError(f"no scenes in {folder}; make some with python -m tools.train.scenes")
+        join = lambda k: np.concatenate([p[k] for p in parts])
+        rows, video = join("rows"), join("video")
+        order = np.lexsort((rows[:, 5], rows[:, 4]))
+        sample = video[:: max(1, len(video) // 2000)].astype(np.float32)
+        mean, std = sample.mean((0, 1, 3, 4)), sample.std((0, 1, 3, 4))
+        return cls(rows[order], video[order], join("reference")[order], join("emotion")[order], join("mode")[order], mean, std)
+
+    def normalize(self, latents: np.ndarray) -> torch.Tensor:
+        shape = (-1, 1, 1)
+        x = (latents.astype(np.float32) - self.mean.reshape(shape)) / self.std.reshape(shape)
+        return torch.from_numpy(x)
+
+    def sample(self, count: int, rng: np.random.Generator) -> SceneBatch:
+        at = self.usable[rng.integers(0, len(self.usable), count)]
+        sink = self.first[at] + rng.integers(0, np.maximum(1, np.minimum(4, at - self.first[at])))
+        tensor = lambda a: torch.from_numpy(a.astype(np.int64))
+        return SceneBatch(self.rows[at], self.normalize(self.video[at]), self.normalize(self.video[at - 1]),
+                          self.normalize(self.video[sink]), self.rows[sink, 0], self.normalize(self.reference[at]),
+                          tensor(self.emotion[at]), tensor(self.mode[at]))
+
+
+def segments_of(streams: Streams, rows: np.ndarray) -> list[tuple[str, float, float, int]]:
+    """(phone, begin s, end s, stress) on the picture's clock of the chunks ``rows`` of one stream."""
+    origin = int(rows[0, 0]) - LEAD
+    stop = int(rows[-1, 0]) + CHUNK
+    place = streams.place[origin:stop]
+    cuts = np.flatnonzero(np.diff(place)) + 1
+    begins, ends = np.concatenate([[0], cuts]), np.concatenate([cuts, [len(place)]])
+    out = []
+    for a, b in zip(begins, ends):
+        unit = int(streams.unit[place[a]])
+        out.append((UNIT_NAMES[unit] if is_phone(unit) else "pau", a * 0.02, b * 0.02, int(streams.stress[place[a]])))
+    return out
+
+
+def draw_scene(streams: Streams, rows: np.ndarray, seed: int):
+    """Frames of one stream: yields uint8 premultiplied (16, H, W, 4) a chunk, after the reference picture.
+
+    Returns (reference, generator, emotion (C,), mode (C,))."""
+    from tools.studio.behaviour import perform
+    from tools.studio.character import Identity, Renderer
+    from tools.studio.pose import REST
+
+    from .pictures import FIRST_TRAIN_IDENTITY
+    rng = np.random.default_rng((11, seed))
+    chunks = len(rows)
+    speaking = np.array([(streams.unit[streams.place[r[0] - LEAD: r[0] + CHUNK]] != END).any() for r in rows])
+    quiet = int(rng.integers(0, 2))                          # idle or listening, changing now and then
+    mode = np.empty(chunks, np.int64)
+    for k in range(chunks):
+        if rng.random() < 0.1:
+            quiet = 1 - quiet
+        mode[k] = 2 if speaking[k] else quiet
+    emotion = np.empty(chunks, np.int64)
+    now = int(rng.choice(EMOTIONS, p=[0.4, 0.25, 0.1, 0.1, 0.15]))
+    for k in range(chunks):
+        if rng.random() < 0.06:
+            now = int(rng.integers(EMOTIONS))
+        emotion[k] = now
+    frames = chunks * CHUNK_FRAMES
+    track = perform(segments_of(streams, rows), frames, emotion=np.repeat(emotion, CHUNK_FRAMES),
+                    mode_track=np.repeat(mode, CHUNK_FRAMES), seed=int(rng.integers(2 ** 31)))
+    renderer = Renderer(Identity.from_seed(int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31))))
+    reference = renderer.draw(REST, premultiplied=True)
+
+    def draw():
+        for k in range(chunks):
+            yield np.stack([renderer.draw(p, premultiplied=True) for p in track[k * CHUNK_FRAMES:(k + 1) * CHUNK_FRAMES]])
+
+    return reference, draw(), emotion, mode
+
+
+def encode(encoder, frames: np.ndarray) -> np.ndarray:
+    """uint8 premultiplied (N * 4, H, W, 4) to latents float16 (N, C, h, w)."""
+    from .pictures import to_float
+    x = to_float(torch.from_numpy(frames)).reshape(-1, FRAMES, 4, *frames.shape[1:3])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        return encoder(x).float().numpy().astype(np.float16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--streams", type=Path, required=True)
+    parser.add_argument("--codec", type=Path, required=True, help="checkpoint folder of tools.train.video_codec")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--worker", default="0/1", help="this worker / workers")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    from .loop import load_weights
+    from .video_codec import VideoCodec
+    codec = VideoCodec()
+    codec.load_state_dict(load_weights(args.codec))
+    encoder = codec.encoder.eval().to(memory_format=torch.channels_last)
+    streams = Streams.load(args.streams)
+    worker, workers = map(int, args.worker.split("/"))
+    args.out.mkdir(parents=True, exist_ok=True)
+    numbers = np.random.default_rng(5).permutation(int(streams.chunks[:, 4].max()) + 1)[worker::workers]
+    began, done = time.monotonic(), 0
+    pending: list[dict] = []
+    shard: list[int] = []
+
+    def flush() -> None:
+        if pending:
+            path = args.out / f"scene_{shard[0]:05d}.npz"
+            np.savez(path.with_suffix(".part.npz"), **{k: np.concatenate([p[k] for p in pending]) for k in pending[0]})
+            path.with_suffix(".part.npz").rename(path)
+        pending.clear()
+        shard.clear()
+
+    existing = set()
+    for path in args.out.glob("scene_?????.npz"):
+        with np.load(path) as data:
+            existing.update(np.unique(data["rows"][:, 4]).tolist())
+    for number in numbers:
+        if time.monotonic() - began > args.minutes * 60:
+            break
+        if int(number) in existing:
+            continue
+        rows = streams.chunks[streams.chunks[:, 4] == number]
+        reference, frames, emotion, mode = draw_scene(streams, rows, int(number))
+        still = encode(encoder, np.repeat(reference[None], FRAMES, 0))
+        video = np.stack([encode(encoder, f) for f in frames])
+        pending.append({"rows": rows, "video": video, "reference": np.repeat(still[None], len(rows), 0),
+                        "emotion": emotion, "mode": mode})
+        shard.append(int(number))
+        done += len(rows)
+        if len(shard) == 10:
+            flush()
+            spent = time.monotonic() - began
+            print(f"{done} chunks, {done * 0.64 / 3600:.2f} h of scenes, {done * 16 / spent:.0f} frames/s, "
+                  f"{args.minutes - spent / 60:.1f} min left", flush=True)
+    flush()
+
+
+if __name__ == "__main__":
+    main()
