@@ -1,0 +1,104 @@
+"""One layer of the denoiser's attention, native against the chain a torch program would run.
+
+The chain: RMSNorm and rotation of queries and keys, concatenation with the cached segments, one
+``scaled_dot_product_attention``. It is given its cached keys at their final positions, so it has less to do
+than the op, which also turns the queries for three segments. Both run in turns in the same process, so a busy
+machine slows both; ``speedup_vs_torch`` is the ratio of the medians of those turns.
+"""
+from __future__ import annotations
+
+import statistics
+import time
+
+import pytest
+import torch
+
+from streamchar_rt import ops
+from streamchar_rt.ops import reference
+
+HEADS, HEAD_DIM, TOKENS = 4, 64, 272
+SEGMENTS = {"reference": (64, 48.0), "sink": (272, 32.0), "motion": (272, 16.0)}
+TURNS = 60
+
+
+class Layer:
+    """One layer's attention at the shapes of ``mini``: 272 queries, 880 keys, 4 heads of 64."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.freqs, self.axes = ops.rope_frequencies()
+        self.norm, self.rope = self.tokens_at(TOKENS)
+        self.cache = ops.ContextCache(
+            layers=1, heads=HEADS, head_dim=HEAD_DIM, capacity={n: rows for n, (rows, _) in SEGMENTS.items()},
+            dtype=dtype, kernels="native",
+        )
+        self.distances = {n: distance for n, (_, distance) in SEGMENTS.items()}
+        self.cached = []
+        for name, (rows, distance) in SEGMENTS.items():
+            norm, rope = self.tokens_at(rows)
+            k, v = torch.randn(2, rows, HEADS, HEAD_DIM)
+            ops.append(self.cache, 0, name, k, v, norm=norm, rope=rope)
+            self.cache.commit(name)
+            ready = reference.normalize_rotate(k, norm.k_weight, norm.bounds, rope)
+            self.cached.append((reference.rotate(ready, rope.shift(-distance)), v))
+        # As a fused projection leaves them: (tokens, 3, heads, head_dim).
+        self.q, self.k, self.v = torch.randn(TOKENS, 3, HEADS, HEAD_DIM).unbind(1)
+
+    def tokens_at(self, tokens: int) -> tuple[ops.QkNorm, ops.Rope]:
+        weight = torch.rand(2, 2, HEAD_DIM) + 0.5
+        norm = ops.QkNorm(weight[0], weight[1], (0, tokens - min(16, tokens // 2), tokens))
+        return norm, ops.Rope(torch.rand(tokens, 3) * 16, self.freqs, self.axes)
+
+    def native(self) -> torch.Tensor:
+        return ops.attend(
+            self.cache, 0, self.q, self.k, self.v, norm=self.norm, rope=self.rope, distances=self.distances
+        )
+
+    def torch_chain(self) -> torch.Tensor:
+        norm, table = self.norm, self.rope.table.unsqueeze(1)
+
+        def ready(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            y = torch.nn.functional.rms_norm(x, (HEAD_DIM,), eps=norm.eps)
+            y = torch.cat([y[a:b] * w for a, b, w in zip(norm.bounds, norm.bounds[1:], weight)])
+            turned = torch.view_as_complex(y.unflatten(-1, (-1, 2))) * torch.view_as_complex(table)
+            return torch.view_as_real(turned).flatten(-2)
+
+        keys = torch.cat([k for k, _ in self.cached] + [ready(self.k, norm.k_weight)])
+        values = torch.cat([v for _, v in self.cached] + [self.v])
+        query = ready(self.q, norm.q_weight)
+        out = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in (query, keys, values)))
+        return out[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype,limit", [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)], ids=["fp32", "bf16"])
+def test_segment_attention(benchmark, dtype, limit, threads):
+    torch.manual_seed(torch.seed())
+    layer = Layer(dtype)
+    before = torch.get_num_threads(), ops.kernels_in_use()["threads"]
+    torch.set_num_threads(threads)
+    ops.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            wanted = layer.torch_chain()
+            assert float((layer.native() - wanted).norm() / wanted.norm()) < limit
+            seconds: dict[str, list[float]] = {"native": [], "torch_chain": []}
+            for _ in range(TURNS):
+                for name, samples in seconds.items():
+                    start = time.perf_counter()
+                    getattr(layer, name)()
+                    samples.append(time.perf_counter() - start)
+            benchmark(layer.native)
+    finally:
+        torch.set_num_threads(before[0])
+        ops.set_num_threads(before[1])
+    medians = {name: statistics.median(samples) for name, samples in seconds.items()}
+    keys = TOKENS + sum(rows for rows, _ in SEGMENTS.values())
+    benchmark.extra_info.update(
+        speedup_vs_torch=medians["torch_chain"] / medians["native"],
+        best_speedup_vs_torch=min(seconds["torch_chain"]) / min(seconds["native"]),
+        native_us=medians["native"] * 1e6,
+        torch_us=medians["torch_chain"] * 1e6,
+        gflop_per_s=4e-9 * HEADS * HEAD_DIM * TOKENS * keys / medians["native"],
+        threads=threads,
+        isa=ops.kernels_in_use()["isa"],
+    )

@@ -1,0 +1,489 @@
+"""The speech queue: pushed text → turns → units at places of the stream's transcript.
+
+Text goes in from any thread and waits unread. Before a chunk is made, the thread that steps reads a little of
+it and appends what is ready to the stream (:meth:`Speech.feed`); after the chunk it learns where speech has
+come to (:meth:`Speech.arrived`).
+
+The next turn's units are appended once the turn before has ended, so that a chunk belongs to one turn.
+"""
+from __future__ import annotations
+
+import copy
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from .errors import ConfigError, StateError
+from .orchestrator.transcript import Transcript, TranscriptUpdate
+from .orchestrator.units import END, PAUSE_SHORT, is_pause
+from .timeline import Reached, SpokenUnit, WrittenWord
+
+LOOKAHEAD = 24  # units ahead of the pointer that let speech flow; with fewer, an END must follow
+_APPENDED = 64  # units kept ahead in the stream; the rest waits here, where it is cheap
+_PIECE = 256  # characters read at a time, so that no chunk waits for a long text
+_PATIENCE = 1  # chunks that a character at rest waits for an unfinished text to go on
+_KEPT_TEXT = 4096  # spoken characters kept before the text is cut
+
+Emit = Callable[..., None]
+
+
+class UnitStream(Protocol):
+    """What of a stream's state the queue works on."""
+
+    pointer: int
+
+    @property
+    def pending(self) -> int: ...
+    def append_units(self, units: Sequence[tuple[int, int, bool]]) -> range: ...
+    def drop_after(self, place: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CueCall:
+    """A cue, from a tag in the text or a call."""
+
+    name: str
+    strength: float = 1.0
+    duration: float | None = None  # seconds
+    text_offset: int = 0
+
+
+class ArrivedCue(NamedTuple):
+    cue: CueCall
+    turn_id: int
+    pts: int
+
+
+class Arrival(NamedTuple):
+    """What happened in a chunk."""
+
+    turn_id: int  # of the turn that was spoken, or was last
+    started: int | None  # pts of the turn's first unit
+    ended: int | None  # pts of the turn's end
+    cues: tuple[ArrivedCue, ...]
+
+
+class _Token(NamedTuple):
+    unit: int
+    stress: int
+    word_start: bool
+    word: WrittenWord | None
+    number: int
+    char_end: int
+
+
+class _Pause(NamedTuple):
+    seconds: float
+
+
+_FLUSH = object()
+_Entry = str | CueCall | Iterator[str] | object
+
+
+@dataclass
+class _Turn:
+    id: int
+    transcript: Transcript
+    inbox: deque[_Entry] = field(default_factory=deque)  # what was pushed and not read; guarded by the queue's lock
+    ended: bool = False  # end_turn() was called
+    text: str = ""  # read text from ``text_base`` on
+    text_base: int = 0
+    spoken_until: int = 0  # offset of the first character that is not spoken yet
+    ready: deque[_Token | _Pause | CueCall] = field(default_factory=deque)
+    units_ready: int = 0
+    units_read: int = 0
+    word: WrittenWord | None = None  # the last one read
+    flushed: bool = False
+    complete: bool = False  # all of the text has been read
+    started: bool = False
+    end_place: int | None = None
+
+    @property
+    def unspoken(self) -> str:
+        waiting = "".join(entry for entry in tuple(self.inbox) if isinstance(entry, str))
+        return self.text[self.spoken_until - self.text_base :] + waiting
+
+
+class Speech:
+    """Turns of one stream.
+
+    Args:
+        make_transcript: a new text front end for a turn.
+        limit: characters that may wait to be spoken.
+        warn: called as ``warn(**details)`` where text cannot be spoken as written.
+        is_known_cue: whether the character can act on a cue of that name.
+        shared: objects that clones share instead of copying.
+    """
+
+    def __init__(
+        self,
+        make_transcript: Callable[[], Transcript],
+        *,
+        limit: int,
+        warn: Emit,
+        is_known_cue: Callable[[str], bool],
+        shared: tuple[Any, ...] = (),
+        first_turn: int = 1,
+    ) -> None:
+        self._make_transcript = make_transcript
+        self._limit = limit
+        self._warn = warn
+        self._is_known_cue = is_known_cue
+        self._shared = shared
+        self._lock = threading.RLock()
+        self._queue: deque[_Turn | CueCall] = deque()
+        self._next_turn = first_turn
+        self._last_turn = first_turn - 1  # the turn that is spoken, or was last
+        self._units: dict[int, SpokenUnit] = {0: SpokenUnit(END, 0)}  # by place; a stream begins at an END
+        self._last_place = 0
+        self._last_spoken = -1  # the last place that is not an END
+        self._stall: int | None = None  # an END that gives way when more text comes in time
+        self._cues: deque[tuple[int, int, CueCall]] = deque()  # (place, turn, cue) that speech has not come to
+        self._acted = 0  # of those, how many take effect already
+        self._pause: tuple[int, float] | None = None  # an END that is held, and for how many seconds
+        self._pause_since: int | None = None
+        self._waited = 0
+
+    # ------------------------------------------------------------ input: any thread
+    def push(self, text: str) -> None:
+        """Adds text to the open turn, or opens one.
+
+        Raises:
+            StateError: if more than ``limit`` characters would wait; nothing is added then.
+        """
+        with self._lock:
+            waiting = len(self.pending_text)
+            if waiting + len(text) > self._limit:
+                raise StateError(
+                    f"{len(text)} characters do not fit: {waiting} wait and max_pending_text is {self._limit}",
+                    hint="generate chunks first, raise max_pending_text, or use push_stream()",
+                )
+            if text:
+                self._open_turn().inbox.append(text)
+
+    def push_stream(self, pieces: Iterable[str]) -> int:
+        """Takes pieces while there is room; the rest of the stream is drawn as it is spoken."""
+        source = _texts(pieces)
+        taken = 0
+        for piece in source:
+            with self._lock:
+                room = self._limit - len(self.pending_text)
+                if len(piece) > room:
+                    self._open_turn().inbox.extend((piece[:room], _chain(piece[room:], source)))
+                    return taken + max(room, 0)
+                if piece:
+                    self._open_turn().inbox.append(piece)
+            taken += len(piece)
+        return taken
+
+    def cue(self, cue: CueCall) -> None:
+        """Places a cue where the text stands now."""
+        with self._lock:
+            turn = self._open()
+            (self._queue if turn is None else turn.inbox).append(cue)
+
+    def flush(self) -> None:
+        with self._lock:
+            turn = self._open()
+            if turn is not None:
+                turn.inbox.append(_FLUSH)
+
+    def end_turn(self) -> int:
+        """Ends the open turn, or an empty one; returns its id."""
+        with self._lock:
+            turn = self._open_turn()
+            turn.ended = True
+            return turn.id
+
+    @property
+    def pending_text(self) -> str:
+        """What was pushed and has not been spoken."""
+        with self._lock:
+            return "".join(turn.unspoken for turn in self._queue if isinstance(turn, _Turn))
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether a turn is open, waiting or being spoken."""
+        with self._lock:
+            return any(isinstance(turn, _Turn) for turn in self._queue)
+
+    @property
+    def next_turn(self) -> int:
+        return self._next_turn
+
+    @property
+    def turn_id(self) -> int:
+        """The turn that is spoken, or was last; 0 before the first one."""
+        return self._last_turn
+
+    def _open(self) -> _Turn | None:
+        last = self._queue[-1] if self._queue else None
+        return last if isinstance(last, _Turn) and not last.ended else None
+
+    def _open_turn(self) -> _Turn:
+        turn = self._open()
+        if turn is None:
+            turn = _Turn(self._next_turn, self._make_transcript())
+            self._next_turn += 1
+            self._queue.append(turn)
+        return turn
+
+    # ------------------------------------------------------------ before a chunk: the thread that steps
+    def feed(self, state: UnitStream, pts: int, sample_rate: int) -> None:
+        """Reads text and appends the units that may be spoken now; sees to it that an END follows them."""
+        if self._stall is not None and state.pointer < self._stall:
+            state.drop_after(self._stall - 1)
+            self._last_place = self._stall - 1
+            del self._units[self._stall]
+        self._stall = None
+        turn = self._next_in_queue()
+        if turn is None:
+            return
+        self._last_turn = turn.id
+        if self._pause is not None and not self._pause_is_over(pts, sample_rate):
+            return
+        self._read(turn, _APPENDED)
+        ahead = self._last_spoken - state.pointer
+        if not turn.complete and ahead + turn.units_ready < LOOKAHEAD and not self._may_start(turn, ahead >= 0):
+            return
+        self._append_ready(turn, state)
+        if self._pause is not None:
+            return
+        if turn.complete and not turn.ready:
+            turn.end_place = self._append_end(state, turn.id)
+        elif self._last_spoken - state.pointer < LOOKAHEAD and not turn.ready:
+            last = self._last_place
+            end = self._append_end(state, turn.id)
+            self._stall = end if end != last else None  # an END that was there already stays
+
+    def speaking(self, state: UnitStream) -> bool:
+        """Whether something other than an END is being spoken or lies ahead."""
+        return self._last_spoken >= state.pointer
+
+    @property
+    def ending(self) -> bool:
+        """Whether the turn needs one more chunk, to say that it has ended."""
+        with self._lock:
+            first = self._queue[0] if self._queue else None
+            return isinstance(first, _Turn) and first.end_place is not None
+
+    def acting_cues(self, pointer: int, reach: int) -> list[CueCall]:
+        """Cues that a chunk should show: those that speech comes to within ``reach`` units. Each is given once."""
+        found = []
+        while self._acted < len(self._cues) and self._cues[self._acted][0] <= pointer + reach:
+            found.append(self._cues[self._acted][2])
+            self._acted += 1
+        return found
+
+    def _next_in_queue(self) -> _Turn | None:
+        """The turn to speak; cues that stand before it take their place."""
+        with self._lock:
+            while self._queue and isinstance(self._queue[0], CueCall):
+                self._place_cue(self._queue.popleft(), self._last_turn, self._last_place)
+            return self._queue[0] if self._queue else None
+
+    def _pause_is_over(self, pts: int, sample_rate: int) -> bool:
+        if self._pause_since is None:
+            return False
+        if (pts - self._pause_since) / sample_rate < self._pause[1]:
+            return False
+        self._pause = self._pause_since = None
+        return True
+
+    def _may_start(self, turn: _Turn, speaking: bool) -> bool:
+        """Whether to speak the little text that an unfinished turn has."""
+        if turn.units_ready == 0:
+            return False if not speaking else True
+        last = next((entry for entry in reversed(turn.ready) if isinstance(entry, _Token)))
+        if speaking or turn.flushed or is_pause(last.unit) and last.unit != PAUSE_SHORT:
+            return True
+        self._waited += 1
+        return self._waited > _PATIENCE
+
+    # ---- reading
+    def _read(self, turn: _Turn, wanted: int) -> None:
+        """Reads text until ``wanted`` units are ready or no text is left."""
+        while turn.units_ready < wanted and not turn.complete:
+            with self._lock:
+                entry = turn.inbox.popleft() if turn.inbox else None
+                if entry is None and not turn.ended:
+                    return
+                if isinstance(entry, str):
+                    if len(entry) > _PIECE:
+                        turn.inbox.appendleft(entry[_PIECE:])
+                        entry = entry[:_PIECE]
+                    turn.text += entry
+            if entry is None:
+                turn.complete = True
+                self._take(turn, turn.transcript.end_turn())
+            elif isinstance(entry, str):
+                turn.flushed = False
+                self._take(turn, turn.transcript.push(entry))
+            elif isinstance(entry, CueCall):
+                self._take(turn, turn.transcript.flush())
+                turn.ready.append(copy.replace(entry, text_offset=_end_of(turn)) if False else _at(entry, _end_of(turn)))
+            elif entry is _FLUSH:
+                turn.flushed = True
+                self._take(turn, turn.transcript.flush())
+            else:
+                self._draw(turn, entry)
+
+    def _draw(self, turn: _Turn, source: Iterator[str]) -> None:
+        """Takes the next piece of a held stream. No lock is held: the stream may take its time, or push text."""
+        piece = next(source, None)
+        if piece is None:
+            return
+        with self._lock:
+            turn.inbox.appendleft(source)
+            turn.inbox.appendleft(piece)
+
+    def _take(self, turn: _Turn, update: TranscriptUpdate) -> None:
+        for warning in update.warnings:
+            text = turn.text[warning.char_begin - turn.text_base : warning.char_end - turn.text_base]
+            self._warn(kind="script", script=warning.script, text=text, text_offset=warning.char_begin, turn_id=turn.id)
+        cues = deque(update.cues)
+        for token in update.tokens:
+            while cues and cues[0].token_index <= turn.units_read:
+                self._take_tag(turn, cues.popleft())
+            number = 0
+            word = None
+            if token.word_index >= 0:
+                span = (token.char_begin, token.char_end)
+                word = turn.word
+                if word is None or (word.begin, word.end) != span:
+                    text = turn.text[span[0] - turn.text_base : span[1] - turn.text_base]
+                    word = turn.word = WrittenWord(text, *span)
+                number = word.units
+                word.units += 1
+            turn.ready.append(_Token(token.unit, token.stress, token.word_start, word, number, token.char_end))
+            turn.units_ready += 1
+            turn.units_read += 1
+        for cue in cues:
+            self._take_tag(turn, cue)
+
+    def _take_tag(self, turn: _Turn, tag: Any) -> None:
+        if tag.name == "pause":
+            turn.ready.append(_Pause(max(0.0, 0.5 if tag.value is None else tag.value)))
+            return
+        if not self._is_known_cue(tag.name):
+            self._warn(kind="cue", name=tag.name, text_offset=tag.char_begin, turn_id=turn.id)
+        strength = 1.0 if tag.value is None else min(max(tag.value, 0.0), 1.0)
+        turn.ready.append(CueCall(tag.name, strength, None, tag.char_begin))
+
+    # ---- appending
+    def _append_ready(self, turn: _Turn, state: UnitStream) -> None:
+        while turn.ready and self._last_spoken - state.pointer < _APPENDED:
+            entry = turn.ready.popleft()
+            if isinstance(entry, CueCall):
+                self._place_cue(entry, turn.id, self._last_place + 1)
+            elif isinstance(entry, _Pause):
+                if entry.seconds > 0:
+                    self._pause = (self._append_end(state, turn.id), entry.seconds)
+                    return
+            else:
+                turn.units_ready -= 1
+                (place,) = state.append_units([(entry.unit, entry.stress, entry.word_start)])
+                self._units[place] = SpokenUnit(entry.unit, turn.id, entry.word, entry.number)
+                self._last_place = self._last_spoken = place
+        self._waited = 0
+
+    def _append_end(self, state: UnitStream, turn_id: int) -> int:
+        if self._units[self._last_place].unit != END:
+            (self._last_place,) = state.append_units([(END, 0, False)])
+            self._units[self._last_place] = SpokenUnit(END, turn_id)
+        return self._last_place
+
+    def _place_cue(self, cue: CueCall, turn_id: int, place: int) -> None:
+        self._cues.append((place, turn_id, cue))
+
+    # ------------------------------------------------------------ after a chunk
+    def unit_at(self, place: int) -> SpokenUnit:
+        """What stands at a place of the transcript that has not been forgotten."""
+        return self._units[place]
+
+    def arrived(self, pts: int, place: int, reached: Sequence[Reached]) -> Arrival:
+        """Takes note of where speech has come to.
+
+        Args:
+            pts: the chunk's time.
+            place: where speech stands at the end of the chunk.
+            reached: the places that it came to within the chunk.
+        """
+        times = {entry.place: entry.pts for entry in reached}
+        time_of = lambda wanted: next((t for p, t in sorted(times.items()) if p >= wanted), pts)
+        started = ended = None
+        with self._lock:
+            turn = self._queue[0] if self._queue else None
+            turn = turn if isinstance(turn, _Turn) else None
+            for reached_place in sorted(times):
+                unit = self._units[reached_place]
+                if turn is not None and unit.turn_id == turn.id:
+                    if unit.unit != END and not turn.started:
+                        turn.started, started = True, times[reached_place]
+                    if unit.word is not None:
+                        self._mark_spoken(turn, unit.word.end)
+            if self._pause is not None and self._pause_since is None and place >= self._pause[0]:
+                self._pause_since = time_of(self._pause[0])
+            if turn is not None and turn.end_place is not None and place >= turn.end_place:
+                ended = time_of(turn.end_place)
+                started = ended if not turn.started else started
+                self._queue.popleft()
+            cues = []
+            while self._cues and self._cues[0][0] <= place:
+                cue_place, turn_id, cue = self._cues.popleft()
+                self._acted = max(0, self._acted - 1)
+                cues.append(ArrivedCue(cue, turn_id, time_of(cue_place)))
+        return Arrival(self._last_turn, started, ended, tuple(cues))
+
+    def forget_before(self, place: int) -> None:
+        """Forgets units that nobody will ask for."""
+        for old in [p for p in self._units if p < place and p != self._last_place]:
+            del self._units[old]
+
+    def _mark_spoken(self, turn: _Turn, end: int) -> None:
+        turn.spoken_until = max(turn.spoken_until, end)
+        cut = turn.spoken_until - turn.text_base
+        if cut > _KEPT_TEXT:
+            turn.text, turn.text_base = turn.text[cut:], turn.spoken_until
+
+    # ------------------------------------------------------------ copies
+    def clone(self) -> Speech:
+        """An independent queue with the same content.
+
+        Raises:
+            StateError: while a stream of text is being drawn, which cannot be copied.
+        """
+        with self._lock:
+            for turn in self._queue:
+                if isinstance(turn, _Turn) and any(isinstance(entry, Iterator) for entry in turn.inbox):
+                    raise StateError("a push_stream() is still being drawn", hint="let it be spoken first")
+            other = copy.copy(self)
+            memo = {id(thing): thing for thing in self._shared}
+            # One deepcopy, so that units and turns go on sharing their words.
+            other._queue, other._units, other._cues = copy.deepcopy((self._queue, self._units, self._cues), memo)
+        other._lock = threading.RLock()
+        return other
+
+
+def _texts(pieces: Iterable[str]) -> Iterator[str]:
+    if isinstance(pieces, str):
+        pieces = (pieces,)
+    for piece in pieces:
+        if not isinstance(piece, str):
+            raise ConfigError(f"a text stream gave {type(piece).__name__}", hint="push_stream() takes strings")
+        yield piece
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _end_of(turn: _Turn) -> int:
+    return turn.text_base + len(turn.text)
+
+
+def _at(cue: CueCall, offset: int) -> CueCall:
+    return CueCall(cue.name, cue.strength, cue.duration, offset)
