@@ -9,6 +9,7 @@ The next turn's units are appended once the turn before has ended, so that a chu
 from __future__ import annotations
 
 import copy
+import dataclasses
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -87,6 +88,7 @@ class _Turn:
     id: int
     transcript: Transcript
     inbox: deque[_Entry] = field(default_factory=deque)  # what was pushed and not read; guarded by the queue's lock
+    waiting: int = 0  # characters in the inbox
     ended: bool = False  # end_turn() was called
     text: str = ""  # read text from ``text_base`` on
     text_base: int = 0
@@ -101,8 +103,12 @@ class _Turn:
     end_place: int | None = None
 
     @property
+    def unspoken_length(self) -> int:
+        return self.text_base + len(self.text) - self.spoken_until + self.waiting
+
+    @property
     def unspoken(self) -> str:
-        waiting = "".join(entry for entry in tuple(self.inbox) if isinstance(entry, str))
+        waiting = "".join(entry for entry in self.inbox if isinstance(entry, str))
         return self.text[self.spoken_until - self.text_base :] + waiting
 
 
@@ -154,14 +160,13 @@ class Speech:
             StateError: if more than ``limit`` characters would wait; nothing is added then.
         """
         with self._lock:
-            waiting = len(self.pending_text)
+            waiting = self._pending_length()
             if waiting + len(text) > self._limit:
                 raise StateError(
                     f"{len(text)} characters do not fit: {waiting} wait and max_pending_text is {self._limit}",
                     hint="generate chunks first, raise max_pending_text, or use push_stream()",
                 )
-            if text:
-                self._open_turn().inbox.append(text)
+            self._put(text)
 
     def push_stream(self, pieces: Iterable[str]) -> int:
         """Takes pieces while there is room; the rest of the stream is drawn as it is spoken."""
@@ -169,13 +174,12 @@ class Speech:
         taken = 0
         for piece in source:
             with self._lock:
-                room = self._limit - len(self.pending_text)
+                room = max(0, self._limit - self._pending_length())
+                self._put(piece[:room])
+                taken += min(len(piece), room)
                 if len(piece) > room:
-                    self._open_turn().inbox.extend((piece[:room], _chain(piece[room:], source)))
-                    return taken + max(room, 0)
-                if piece:
-                    self._open_turn().inbox.append(piece)
-            taken += len(piece)
+                    self._open_turn().inbox.append(_chain(piece[room:], source))
+                    return taken
         return taken
 
     def cue(self, cue: CueCall) -> None:
@@ -217,6 +221,15 @@ class Speech:
     def turn_id(self) -> int:
         """The turn that is spoken, or was last; 0 before the first one."""
         return self._last_turn
+
+    def _pending_length(self) -> int:
+        return sum(turn.unspoken_length for turn in self._queue if isinstance(turn, _Turn))
+
+    def _put(self, text: str) -> None:
+        if text:
+            turn = self._open_turn()
+            turn.inbox.append(text)
+            turn.waiting += len(text)
 
     def _open(self) -> _Turn | None:
         last = self._queue[-1] if self._queue else None
@@ -294,8 +307,10 @@ class Speech:
 
     def _may_start(self, turn: _Turn, speaking: bool) -> bool:
         """Whether to speak the little text that an unfinished turn has."""
+        while not speaking and turn.ready and isinstance(turn.ready[0], CueCall):
+            self._place_cue(turn.ready.popleft(), turn.id, self._last_place)
         if turn.units_ready == 0:
-            return False if not speaking else True
+            return speaking
         last = next((entry for entry in reversed(turn.ready) if isinstance(entry, _Token)))
         if speaking or turn.flushed or is_pause(last.unit) and last.unit != PAUSE_SHORT:
             return True
@@ -314,6 +329,7 @@ class Speech:
                     if len(entry) > _PIECE:
                         turn.inbox.appendleft(entry[_PIECE:])
                         entry = entry[:_PIECE]
+                    turn.waiting -= len(entry)
                     turn.text += entry
             if entry is None:
                 turn.complete = True
@@ -323,7 +339,7 @@ class Speech:
                 self._take(turn, turn.transcript.push(entry))
             elif isinstance(entry, CueCall):
                 self._take(turn, turn.transcript.flush())
-                turn.ready.append(copy.replace(entry, text_offset=_end_of(turn)) if False else _at(entry, _end_of(turn)))
+                turn.ready.append(dataclasses.replace(entry, text_offset=turn.text_base + len(turn.text)))
             elif entry is _FLUSH:
                 turn.flushed = True
                 self._take(turn, turn.transcript.flush())
@@ -336,8 +352,8 @@ class Speech:
         if piece is None:
             return
         with self._lock:
-            turn.inbox.appendleft(source)
-            turn.inbox.appendleft(piece)
+            turn.inbox.extendleft((source, piece))
+            turn.waiting += len(piece)
 
     def _take(self, turn: _Turn, update: TranscriptUpdate) -> None:
         for warning in update.warnings:
@@ -411,17 +427,18 @@ class Speech:
             place: where speech stands at the end of the chunk.
             reached: the places that it came to within the chunk.
         """
-        times = {entry.place: entry.pts for entry in reached}
-        time_of = lambda wanted: next((t for p, t in sorted(times.items()) if p >= wanted), pts)
+        def time_of(wanted: int) -> int:
+            return next((entry.pts for entry in reached if entry.place >= wanted), pts)
+
         started = ended = None
         with self._lock:
             turn = self._queue[0] if self._queue else None
             turn = turn if isinstance(turn, _Turn) else None
-            for reached_place in sorted(times):
-                unit = self._units[reached_place]
+            for entry in reached:
+                unit = self._units[entry.place]
                 if turn is not None and unit.turn_id == turn.id:
                     if unit.unit != END and not turn.started:
-                        turn.started, started = True, times[reached_place]
+                        turn.started, started = True, entry.pts
                     if unit.word is not None:
                         self._mark_spoken(turn, unit.word.end)
             if self._pause is not None and self._pause_since is None and place >= self._pause[0]:
@@ -479,11 +496,3 @@ def _texts(pieces: Iterable[str]) -> Iterator[str]:
 def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield first
     yield from rest
-
-
-def _end_of(turn: _Turn) -> int:
-    return turn.text_base + len(turn.text)
-
-
-def _at(cue: CueCall, offset: int) -> CueCall:
-    return CueCall(cue.name, cue.strength, cue.duration, offset)

@@ -1,6 +1,6 @@
 """Train the runtime's letter-to-sound net on the lexicon and report its accuracy on held-out words.
 
-    python -m tools.train.letter_to_sound --lexicon lexicon.bin --out letter_to_sound.safetensors --minutes 7
+    python -m tools.train.letter_to_sound --lexicon lexicon.bin --out letter_to_sound.safetensors
 """
 from __future__ import annotations
 
@@ -74,19 +74,16 @@ def batches(pairs: Pairs, size: int, generator: np.random.Generator):
         yield letters, codes, torch.tensor([len(phones) for _, phones in chosen])
 
 
-def train(pairs: Pairs, minutes: float, seed: int) -> Net:
+def train(pairs: Pairs, epochs: int, seed: int) -> Net:
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     net = Net()
     optimizer = torch.optim.AdamW(net.parameters(), lr=4e-3, weight_decay=0.01, betas=(0.9, 0.98))
-    started, epoch, step = time.monotonic(), 0, 0
-    progress = 0.0
-    while progress < 1.0:
+    started, step = time.monotonic(), 0
+    for epoch in range(epochs):
         total = count = 0.0
         for letters, codes, lengths in batches(pairs, 256, generator):
-            progress = (time.monotonic() - started) / (60 * minutes)
-            if progress >= 1.0:
-                break
+            progress = (epoch + count / len(pairs)) / epochs
             rate = min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
             for group in optimizer.param_groups:
                 group["lr"] = 4e-3 * rate
@@ -98,8 +95,8 @@ def train(pairs: Pairs, minutes: float, seed: int) -> Net:
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimizer.step()
             total, count, step = total + loss.item() * len(letters), count + len(letters), step + 1
-        epoch += 1
-        print(f"epoch {epoch}: loss {total / max(count, 1):.4f}, {max(0.0, (1 - progress) * minutes):.1f} min left", flush=True)
+        left = (time.monotonic() - started) / (epoch + 1) * (epochs - epoch - 1)
+        print(f"epoch {epoch + 1}/{epochs}: loss {total / count:.4f}, {left / 60:.1f} min left", flush=True)
     return net.eval()
 
 
@@ -122,12 +119,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train.letter_to_sound", description=__doc__.splitlines()[0])
     parser.add_argument("--lexicon", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=7.0)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     training, held_out = pairs_of(Lexicon.load(arguments.lexicon))
-    net = train(training, arguments.minutes, arguments.seed)
+    net = train(training, arguments.epochs, arguments.seed)
     save_file(net.exported(), arguments.out)
     parameters = sum(p.numel() for p in net.parameters())
     figures = accuracy(LetterToSound.load(arguments.out), held_out)

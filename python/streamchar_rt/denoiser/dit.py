@@ -296,8 +296,8 @@ def windowed_velocity(dit: JointDiT, window: Window, t: torch.Tensor, style: Sty
     device = window.audio.device
     context = []
     if window.reference is not None:
-        context.append(dit.context_pass(*dit.embed_reference(window.reference, window.audio[:, :0]),
-                                        layout.reference_distance))
+        silent = window.audio[: len(window.reference), :0]
+        context.append(dit.context_pass(*dit.embed_reference(window.reference, silent), layout.reference_distance))
     for pair, distance in ((window.sink, layout.sink_distance), (window.motion, layout.motion_distance)):
         if pair is not None:
             context.append(dit.context_pass(*dit.embed(*pair), distance))

@@ -1,0 +1,74 @@
+"""Codecs: streams equal wholes, layouts and alignments are what they say."""
+import numpy as np
+import pytest
+import torch
+
+from streamchar_rt.codecs import mel
+from streamchar_rt.codecs.video import FRAMES, ReferenceEncoder, VideoDecoder, VideoEncoder
+from streamchar_rt.codecs.vocoder import DELAY, Vocoder
+
+
+@pytest.fixture(scope="module")
+def vocoder() -> Vocoder:
+    return Vocoder().eval().requires_grad_(False)
+
+
+def test_vocoder_in_pieces_equals_whole(vocoder, rng, seeded):
+    frames = torch.randn(2, 90, mel.N_MELS) * 2 - 4
+    whole, _ = vocoder.stream(frames, vocoder.start(2))
+    state, pieces, at = vocoder.start(2), [], 0
+    while at < frames.shape[1]:
+        step = int(rng.integers(1, 20))
+        samples, state = vocoder.stream(frames[:, at: at + step], state)
+        pieces.append(samples)
+        at += step
+    assert torch.allclose(torch.cat(pieces, 1), whole, atol=1e-5)
+
+
+def test_vocoder_never_looks_further_than_it_says(vocoder, seeded):
+    """Changing frame n changes no sample before n * HOP - DELAY of the stream's time."""
+    frames = torch.randn(1, 60, mel.N_MELS)
+    other = frames.clone()
+    other[:, 40] += 1.0
+    a, b = (vocoder(f)[0] for f in (frames, other))
+    changed = (a != b).nonzero()[:, 0]
+    assert int(changed[0]) >= 40 * mel.HOP - DELAY
+    assert int(changed[0]) < 40 * mel.HOP                     # and it is used at all
+
+
+def test_vocoder_state_can_be_copied(vocoder, seeded):
+    _, state = vocoder.stream(torch.randn(1, 20, mel.N_MELS), vocoder.start())
+    copy, after = state.clone(), torch.randn(1, 8, mel.N_MELS)
+    a, _ = vocoder.stream(after, state)
+    b, _ = vocoder.stream(after, copy)
+    assert torch.equal(a, b)
+
+
+def test_log_mel_finds_a_tone(rng):
+    frequency = float(rng.uniform(200, 6000))
+    t = np.arange(16000) / mel.SAMPLE_RATE
+    spectrum = mel.log_mel(torch.from_numpy(np.sin(2 * np.pi * frequency * t).astype(np.float32)))
+    assert spectrum.shape == (50, mel.N_MELS)
+    centre = 700 * (10 ** (np.arange(1, mel.N_MELS + 1) * (2595 * np.log10(1 + 8000 / 700) / (mel.N_MELS + 1)) / 2595) - 1)
+    peak = centre[int(spectrum[25].argmax())]
+    assert abs(peak - frequency) < 0.06 * frequency + 30
+
+
+def test_log_mel_frame_is_centred():
+    samples = torch.zeros(16000)
+    samples[10 * mel.HOP + mel.HOP // 2] = 1.0                # an impulse at the middle of frame 10
+    assert int(mel.log_mel(samples).sum(1).argmax()) == 10
+
+
+def test_video_codec_shapes_and_causality(seeded):
+    encoder, reference, decoder = VideoEncoder().eval(), ReferenceEncoder().eval(), VideoDecoder().eval()
+    frames, picture = torch.rand(3, FRAMES, 4, 256, 256), torch.rand(1, 4, 256, 256)
+    with torch.no_grad():
+        z = encoder(frames)
+        assert z.shape == (3, 12, 16, 16) and z.abs().max() <= 2
+        features = reference(picture)
+        before = torch.cat([z[:1], z[:-1]])
+        whole, warped = decoder(z, before, picture, features)
+        assert whole.shape == warped.shape == (3, FRAMES, 4, 256, 256)
+        alone, _ = decoder(z[1:2], z[:1], picture, features)
+    assert torch.allclose(whole[1:2], alone, atol=1e-4)       # latent by latent equals all at once

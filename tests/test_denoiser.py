@@ -1,0 +1,104 @@
+"""The cached run time against the whole window, and the pieces both are made of."""
+import math
+
+import pytest
+import torch
+
+from streamchar_rt.denoiser import noise
+from streamchar_rt.denoiser.context import MOTION, SINK, CachedDenoiser
+from streamchar_rt.denoiser.dit import DiTConfig, JointDiT, Style, Window, patchify, unpatchify, windowed_velocity
+from streamchar_rt.denoiser.layout import Layout, rotary_table, rotate
+
+
+@pytest.fixture
+def dit(seeded) -> JointDiT:
+    """A small random network whose zero-initialised layers are made to matter."""
+    net = JointDiT(DiTConfig(depth=3))
+    for p in net.parameters():
+        if not p.abs().any():
+            torch.nn.init.normal_(p, std=0.05)
+    return net.eval().requires_grad_(False)
+
+
+def _chunk() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(1, 256, 48), torch.randn(1, 16, 160)
+
+
+def _style() -> Style:
+    return Style(torch.tensor([1]), torch.tensor([2]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("kernels", ["reference", "native"])
+@pytest.mark.parametrize("with_sink,with_motion", [(False, False), (False, True), (True, True)])
+def test_cached_equals_whole_window(dit, kernels, with_sink, with_motion):
+    runtime = CachedDenoiser(dit, kernels)
+    cache = runtime.new_cache()
+    reference = torch.randn(1, 1, 12, 16, 16)
+    sink, motion, current = _chunk(), _chunk(), _chunk()
+    c_v, c_a = torch.randn(1, 4, 256), torch.randn(1, 16, 256)
+    runtime.write_reference(cache, reference)
+    if with_sink:
+        runtime.write_chunk(cache, SINK, *sink)
+    if with_motion:
+        runtime.write_chunk(cache, MOTION, *_chunk())            # an older one, which the next replaces
+        runtime.write_chunk(cache, MOTION, *motion)
+    got = runtime.velocity(cache, *current, 0.3, _style(), c_v, c_a)
+    window = Window(*current, patchify(reference), sink if with_sink else None, motion if with_motion else None)
+    want = windowed_velocity(dit.double(), Window(*(w.double() for w in current), window.reference.double(),
+                             *(tuple(x.double() for x in pair) if pair else None for pair in (window.sink, window.motion))),
+                             torch.tensor([0.3], dtype=torch.float64), _style(), c_v.double(), c_a.double())
+    for a, b in zip(got, want):
+        assert (a.double() - b).abs().max() <= 1e-4 * b.abs().max()
+
+
+def test_several_draws_share_a_context(dit):
+    reference, motion = torch.randn(2, 64, 48), (torch.randn(2, 256, 48), torch.randn(2, 16, 160))
+    video, audio = torch.randn(4, 256, 48), torch.randn(4, 16, 160)
+    c_v, c_a, t = torch.randn(4, 4, 256), torch.randn(4, 16, 256), torch.rand(4)
+    style = Style(*(torch.zeros(4, dtype=torch.long),) * 3)
+    together = windowed_velocity(dit, Window(video, audio, reference, None, motion), t, style, c_v, c_a)
+    for i in range(4):
+        one = Style(*(torch.zeros(1, dtype=torch.long),) * 3)
+        j = slice(i // 2, i // 2 + 1)
+        alone = windowed_velocity(dit, Window(video[i:i + 1], audio[i:i + 1], reference[j], None, (motion[0][j], motion[1][j])),
+                                  t[i:i + 1], one, c_v[i:i + 1], c_a[i:i + 1])
+        for a, b in zip(together, alone):
+            assert torch.allclose(a[i:i + 1], b, atol=1e-4)
+
+
+def test_speech_only_needs_no_video_tokens(dit):
+    window = Window(torch.zeros(3, 0, 48), torch.randn(3, 16, 160), None, None, (torch.zeros(3, 0, 48), torch.randn(3, 16, 160)))
+    style = Style(*(torch.zeros(3, dtype=torch.long),) * 3)
+    v, a = windowed_velocity(dit, window, torch.rand(3), style, torch.zeros(3, 4, 256), torch.randn(3, 16, 256))
+    assert v.shape == (3, 0, 48) and a.shape == (3, 16, 160) and a.isfinite().all()
+
+
+def test_patches_round_trip(seeded):
+    x = torch.randn(2, 4, 12, 16, 16)
+    tokens = patchify(x)
+    assert tokens.shape == (2, 256, 48)
+    assert torch.equal(unpatchify(tokens, 8), x)
+    # The first token is the top left 2 x 2 patch of the first latent.
+    assert torch.equal(tokens[0, 0].reshape(12, 2, 2), x[0, 0, :, :2, :2])
+
+
+def test_rotation_depends_on_distance_only(seeded):
+    layout = Layout()
+    q, k = torch.randn(1, 1, 1, 64), torch.randn(1, 1, 1, 64)
+
+    def score(a: float, b: float) -> float:
+        tables = [rotary_table(layout, torch.tensor([[x, 3.0, 1.0]])) for x in (a, b)]
+        return float((rotate(q, *tables[0]) * rotate(k, *tables[1])).sum())
+
+    assert math.isclose(score(5, 2), score(45, 42), rel_tol=1e-4, abs_tol=1e-4)
+    assert not math.isclose(score(5, 2), score(5, 4), rel_tol=1e-3)
+
+
+def test_noise_is_a_function_of_its_key():
+    a = noise.noise((3, 5), seed=7, chunk=2, step=0, stream=noise.VIDEO)
+    assert torch.equal(a, noise.noise((3, 5), seed=7, chunk=2, step=0, stream=noise.VIDEO))
+    others = [dict(seed=8, chunk=2, step=0, stream=0), dict(seed=7, chunk=3, step=0, stream=0),
+              dict(seed=7, chunk=2, step=1, stream=0), dict(seed=7, chunk=2, step=0, stream=1)]
+    assert all(not torch.equal(a, noise.noise((3, 5), **key)) for key in others)
+    big = noise.noise((200_000,), seed=2 ** 64 - 1, chunk=10 ** 6, step=3, stream=noise.AUDIO)
+    assert abs(float(big.mean())) < 0.01 and abs(float(big.std()) - 1) < 0.01

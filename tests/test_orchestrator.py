@@ -1,0 +1,103 @@
+"""Alignment against exhaustive search; the condition's window; the pointer."""
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from streamchar_rt.orchestrator.alignment import elapsed_in, monotonic_path
+from streamchar_rt.orchestrator.condition import FEATURES, ConditionEncoder, alignment_features
+from streamchar_rt.orchestrator.model import Orchestrator, TranscriptWindow, pointer_position
+from streamchar_rt.orchestrator.units import NUM_UNITS, PAD
+
+
+def _best_by_force(logits: np.ndarray, first: int, minimum: int, elapsed: int, optional: np.ndarray) -> float:
+    """Score of the best legal path, by trying them all."""
+    steps, width = logits.shape
+    scores = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    best = -np.inf
+    for path in itertools.product(range(first, width), repeat=steps):
+        at, spent, legal = first, elapsed, True
+        for place in path:
+            if place == at:
+                spent += 1
+                continue
+            step = place - at
+            if spent < minimum or step < 0 or step > 2 or (step == 2 and not optional[at + 1]):
+                legal = False
+                break
+            at, spent = place, 1
+        if legal:
+            best = max(best, sum(scores[t, p] for t, p in enumerate(path)))
+    return best
+
+
+@pytest.mark.parametrize("minimum", [1, 2, 3])
+def test_monotonic_path_is_the_best_one(rng, minimum):
+    for _ in range(25):
+        steps, width = int(rng.integers(2, 7)), int(rng.integers(2, 5))
+        logits = rng.normal(size=(steps, width)) * 3
+        optional = rng.random(width) < 0.4
+        first, elapsed = int(rng.integers(0, width)), int(rng.integers(1, 4))
+        path = monotonic_path(logits, first, minimum=minimum, elapsed=elapsed, optional=optional)
+        scores = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        got = float(sum(scores[t, p] for t, p in enumerate(path)))
+        assert np.isclose(got, _best_by_force(logits, first, minimum, elapsed, optional))
+
+
+def test_blocked_units_are_never_chosen(rng):
+    logits = rng.normal(size=(40, 32))
+    logits[:, :6] = -np.inf
+    logits[:, 20:] = -np.inf
+    path = monotonic_path(logits, 6)
+    assert path.min() >= 6 and path.max() < 20
+    assert (np.diff(path) >= 0).all() and (np.diff(path) <= 1).all()
+
+
+def test_elapsed_counts_from_the_units_beginning():
+    assert elapsed_in(np.array([4, 4, 5, 5, 5]), before=3, previous=4).tolist() == [3, 4, 0, 1, 2]
+    assert elapsed_in(np.array([5, 5]), before=3, previous=4).tolist() == [0, 1]
+
+
+def test_condition_looks_at_its_own_time(seeded):
+    """A change of one half-frame reaches only tokens within the convolutions' sight, picture and sound alike."""
+    encoder = ConditionEncoder().eval()
+    features = torch.zeros(1, 48, FEATURES)
+    changed = features.clone()
+    half_frame = 8 + 16                                       # half-frame 16 of the chunk: mel token 8
+    changed[0, half_frame, 10] = 1.0
+    with torch.no_grad():
+        (v0, a0), (v1, a1) = encoder(features), encoder(changed)
+    audio = (a0 != a1).any(-1)[0].nonzero()[:, 0].tolist()
+    assert audio == [6, 7, 8, 9, 10]                          # 16 +- 4 half-frames, two a token
+    video = (v0 != v1).any(-1)[0].nonzero()[:, 0].tolist()
+    # Picture latent n shows half-frames 8n - 4 to 8n + 3 of the mel, which leads it by four.
+    assert video == [n for n in range(4) if 8 * n - 4 <= 20 and 8 * n + 3 >= 12]
+
+
+def test_alignment_features_are_one_hot():
+    f = alignment_features(torch.tensor([3]), torch.tensor([2]), torch.tensor([1]), torch.tensor([99]))
+    assert f.shape == (1, FEATURES) and f[0, 3] == 1 and f[0, NUM_UNITS + 2] == 1
+    assert f[0, -2] == 1 and f[0, -1] == 1 and f.sum() == 4
+
+
+def test_padding_of_the_window_changes_nothing(seeded):
+    net = Orchestrator().eval()
+    window = TranscriptWindow(torch.randint(1, NUM_UNITS, (1, 32)), torch.randint(0, 3, (1, 32)), torch.randint(0, 2, (1, 32)))
+    window.unit[:, 20:] = PAD
+    other = TranscriptWindow(window.unit, window.stress.clone(), window.word_start.clone())
+    other.stress[:, 20:] = 2 - other.stress[:, 20:]
+    history, noisy = torch.randn(1, 32, 160), torch.randn(1, 32, 80)
+    with torch.no_grad():
+        results = [net.align(net.encode(w, history, torch.tensor([0])), noisy, torch.tensor([0.4])) for w in (window, other)]
+    (a, offset_a), (b, offset_b) = results
+    assert torch.isinf(a[..., 20:]).all() and a[..., :20].isfinite().all()
+    assert torch.allclose(a[..., :20], b[..., :20], atol=1e-5) and torch.allclose(offset_a, offset_b, atol=1e-5)
+
+
+def test_pointer_position_is_clamped_and_weighted():
+    logits = torch.full((1, 4), -30.0)
+    logits[0, 2] = 30.0
+    assert torch.isclose(pointer_position(logits, torch.tensor([0.25])), torch.tensor([2.25])).all()
+    logits = torch.tensor([[-30.0, -30.0, -30.0, 30.0]])
+    assert float(pointer_position(logits, torch.tensor([5.0]))) == 4.0
