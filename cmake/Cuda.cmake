@@ -1,5 +1,45 @@
-# Decides whether the CUDA kernels are built.
+# Decides whether the CUDA kernels are built, and adds them to _native.
+#
+# Architectures go to nvcc per file as -gencode, because CMake's own list does not know every one that nvcc
+# does. The last one is kept as PTX too, for GPUs newer than any in the list.
+set(SC_CUDA_ARCHITECTURES "80;90" CACHE STRING "Compute capabilities the CUDA kernels are compiled for")
+
+set(cuda_reason "SC_CUDA=OFF")
 set(cuda_found OFF)
-set(cuda_architectures "")
-message(STATUS "streamchar: CUDA kernels: no (SC_CUDA=${SC_CUDA}); the CPU kernels are complete without them")
-target_compile_definitions(_native PRIVATE SC_CUDA_ARCHITECTURES="${cuda_architectures}")
+if(NOT SC_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  set(CMAKE_CUDA_ARCHITECTURES OFF)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    find_package(CUDAToolkit 12.4 QUIET)
+  endif()
+  if(CUDAToolkit_FOUND)
+    set(cuda_found ON)
+  elseif(SC_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "SC_CUDA=ON, but no CUDA toolkit 12.4 or later was found; set CUDACXX to its nvcc")
+  else()
+    set(cuda_reason "no CUDA toolkit 12.4 or later found")
+  endif()
+endif()
+
+if(cuda_found)
+  set(gencode "")
+  foreach(architecture IN LISTS SC_CUDA_ARCHITECTURES)
+    list(APPEND gencode "-gencode=arch=compute_${architecture},code=sm_${architecture}")
+    set(newest ${architecture})
+  endforeach()
+  list(APPEND gencode "-gencode=arch=compute_${newest},code=compute_${newest}")
+  set(cuda_sources csrc/kernels/segment_attention_sm80.cu csrc/kernels/kv_append_sm80.cu)
+  target_sources(_native PRIVATE csrc/bindings/cuda.cc ${cuda_sources})
+  set_source_files_properties(${cuda_sources} PROPERTIES COMPILE_OPTIONS "${gencode}")
+  # The runtime is linked statically and the driver loaded on first use: the module imports without a GPU.
+  set_target_properties(_native PROPERTIES
+    CUDA_ARCHITECTURES OFF CUDA_RUNTIME_LIBRARY Static CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON)
+  list(JOIN SC_CUDA_ARCHITECTURES "," cuda_list)
+  message(STATUS "streamchar: CUDA kernels: yes, for compute capability ${cuda_list}, with CUDA ${CUDAToolkit_VERSION}")
+else()
+  set(cuda_list "")
+  message(STATUS "streamchar: CUDA kernels: no (${cuda_reason}); the CPU kernels are complete without them")
+endif()
+target_compile_definitions(_native PRIVATE SC_CUDA_ARCHITECTURES="${cuda_list}" $<$<BOOL:${cuda_found}>:SC_WITH_CUDA>)

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <tuple>
 #include <vector>
 
 #include "kernels/segment_attention.h"
@@ -31,5 +32,7 @@ inline HeadNorm head_norm(Address weight, const std::vector<int32_t>& bounds, fl
 void bind_context(pybind11::module_& module);
 void bind_kernels(pybind11::module_& module);
 void bind_machine(pybind11::module_& module);
+void bind_layout(pybind11::module_& module);
+void bind_cuda(pybind11::module_& module);  // only in builds with CUDA
 
 }  // namespace streamchar::bindings

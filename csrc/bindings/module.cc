@@ -6,4 +6,8 @@ PYBIND11_MODULE(_native, module) {
   streamchar::bindings::bind_machine(module);
   streamchar::bindings::bind_kernels(module);
   streamchar::bindings::bind_context(module);
+  streamchar::bindings::bind_layout(module);
+#if defined(SC_WITH_CUDA)
+  streamchar::bindings::bind_cuda(module);
+#endif
 }

@@ -44,6 +44,8 @@ FORMAT = "streamchar-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
+LEXICON = "lexicon.bin"
+LETTER_TO_SOUND = "letter_to_sound.safetensors"
 SHIPPED = Path(__file__).parent / "bundles"
 
 _REPAIR = "install streamchar_rt again, or export the bundle again"
@@ -173,8 +175,8 @@ def find_bundle(model: str | os.PathLike[str]) -> Path:
     if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
         raise ConfigError(f"model={model!r} is neither a name nor a folder", hint='for example "mini"')
     folder = Path(model)
-    if isinstance(model, str) and folder.name == model and not folder.is_dir():
-        folder = SHIPPED / model
+    if isinstance(model, str) and folder.name == model and (SHIPPED / model).is_dir():
+        return SHIPPED / model
     if not folder.is_dir():
         known = ", ".join(shipped_models()) or "none is installed"
         raise BundleError(f"there is no model {os.fspath(model)!r}", hint=f"shipped models: {known}; or give a folder")
@@ -251,6 +253,8 @@ def save_bundle(
     for path in folder.rglob("*"):
         if path.is_file() and path.relative_to(folder).as_posix() not in names:
             path.unlink()
+    for name in names:  # some of these come with the permissions of a temporary file
+        (folder / name).chmod(0o644)
     complete = {
         **manifest,
         "format": FORMAT,

@@ -46,6 +46,8 @@ class DeviceMemoryError(StreamCharError, MemoryError):
     """The memory plan does not fit."""
 
     code = "SC_E_DEVICE_MEMORY"
+    required_bytes: int
+    available_bytes: int
 
     def __init__(self, message: str = "", *, hint: str = "", required_bytes: int = 0, available_bytes: int = 0) -> None:
         super().__init__(message, hint=hint)

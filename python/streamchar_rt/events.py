@@ -30,7 +30,7 @@ class Events:
         with self._lock:
             self._callbacks.pop(key, None)
 
-    def emit(self, name: str, **details: Any) -> None:
+    def emit(self, name: str, details: Mapping[str, Any]) -> None:
         """Calls everyone. A callback that fails is logged and does not stop the stream."""
         with self._lock:
             callbacks = list(self._callbacks.values())

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -57,11 +58,13 @@ class Session:
         self._closed = False
         self._paused = False
         self._index = 0
-        self._clock_offset = 0  # session time less the stream's own
+        self._clock = 0  # time of the next chunk
         self._playback = 0
         self._stats = _Stats()
+        self._outbox: list[tuple[str, dict[str, Any]]] = []  # events of the running step
         self._stream = self._new_stream(config.seed, first_turn=1)
-        self._stream.ready()
+        with engine.computing():
+            self._stream.ready()
 
     # ------------------------------------------------------------ input
     @property
@@ -165,10 +168,8 @@ class Session:
         """
         self._check_open()
         seed = self.config.seed if seed is None else SessionConfig(seed=seed).seed
-        old = self._stream
-        stream = self._new_stream(seed, first_turn=old.speech.next_turn)
+        stream = self._new_stream(seed, first_turn=self._stream.speech.next_turn)
         stream.discontinuity = self._index > 0
-        self._clock_offset += old.pts
         self._stream = stream
 
     def report_playback(self, pts: int) -> None:
@@ -178,9 +179,8 @@ class Session:
             ConfigError: for a time that has not been generated.
         """
         self._check_open()
-        end = self._clock_offset + self._stream.pts
-        if isinstance(pts, bool) or not isinstance(pts, (int, np.integer)) or not 0 <= pts <= end:
-            raise ConfigError(f"playback cannot be at {pts!r}", hint=f"a sample number from 0 to {end}")
+        if isinstance(pts, bool) or not isinstance(pts, (int, np.integer)) or not 0 <= pts <= self._clock:
+            raise ConfigError(f"playback cannot be at {pts!r}", hint=f"a sample number from 0 to {self._clock}")
         self._playback = max(self._playback, int(pts))
 
     # ------------------------------------------------------------ output
@@ -202,10 +202,13 @@ class Session:
         try:
             if self._paused:
                 return None
-            with self._engine.computing():
-                return self._step()
+            chunk = self._step()
         finally:
+            outbox, self._outbox = self._outbox, []
             self._consumer.release()
+            for event, details in outbox:  # with no lock held, so that a callback may call anything
+                self._events.emit(event, details)
+        return chunk
 
     def turn(self) -> Iterator[Chunk]:
         """Chunks up to the end of the current turn; none where no text was pushed.
@@ -260,10 +263,9 @@ class Session:
         if snapshot.stream.make_state.character is not self._character:
             raise ConfigError("the snapshot is of another character", hint="restore it in a session of that one")
         with self._consumer:
-            old, stream = self._stream, snapshot.stream.clone()
+            stream = snapshot.stream.clone()
             stream.discontinuity = True
-            stream.speech.adopt(self._warn, old.speech.next_turn)
-            self._clock_offset += old.pts - stream.pts
+            stream.speech.adopt(self._warn, self._stream.speech.next_turn)
             self._stream = stream
 
     def fork(self, *, seed: int | None = None) -> Session:
@@ -276,18 +278,16 @@ class Session:
             stream.state.seed = SessionConfig(seed=seed).seed
         stream.speech.adopt(child._warn, stream.speech.next_turn)
         child._stream = stream
-        child._rest, child._index, child._clock_offset = self._rest, self._index, self._clock_offset
-        child._playback = self._playback
+        child._rest, child._index, child._clock, child._playback = self._rest, self._index, self._clock, self._playback
         return child
 
     # ------------------------------------------------------------ telemetry
     def stats(self) -> Mapping[str, float | int]:
         """Counters and times since the session began."""
-        generated = self._clock_offset + self._stream.pts
         return {
             **self._stats.summary(self.info.chunk_seconds),
-            "seconds_generated": generated / self.info.sample_rate,
-            "lead_seconds": (generated - self._playback) / self.info.sample_rate,
+            "seconds_generated": self._clock / self.info.sample_rate,
+            "lead_seconds": (self._clock - self._playback) / self.info.sample_rate,
             "pending_characters": len(self.pending_text),
         }
 
@@ -300,8 +300,10 @@ class Session:
         """Gives the session's memory back. Calling it twice is harmless."""
         if not self._closed:
             self._closed = True
-            self._stream.state = None
             self._engine.forget(self)
+            if self._consumer.acquire(blocking=False):  # else a running step() still needs it
+                self._stream.state = None
+                self._consumer.release()
 
     def __enter__(self) -> Self:
         return self
@@ -319,7 +321,10 @@ class Session:
     def _step(self) -> Chunk | None:
         begin = time.perf_counter()
         stream, rate = self._stream, self.info.sample_rate
-        state, speech = stream.ready(), stream.speech
+        if stream.state is None:
+            with self._engine.computing():
+                stream.ready()
+        state, speech = stream.state, stream.speech
         speech.feed(state, stream.pts, rate)
         speaking = speech.speaking(state)
         for cue in speech.acting_cues(state.pointer, _EMOTION_REACH):
@@ -327,7 +332,8 @@ class Session:
         mode = Mode.SPEAKING if speaking else self._rest
         if speaking or speech.ending or self.config.idle == "generate":
             style = (self._voice, stream.emotion.at(stream.pts), _MODES.index(mode))
-            raw = self._engine.generate(state, style, self._steps)
+            with self._engine.computing():
+                raw = self._engine.generate(state, style, self._steps)
         elif self.config.idle == "hold":
             raw = self._held(stream)
         else:
@@ -349,7 +355,7 @@ class Session:
         )
 
     def _finish(self, stream: Stream, raw: RawChunk, mode: Mode, begin: float) -> Chunk:
-        speech, offset = stream.speech, self._clock_offset
+        speech, offset = stream.speech, self._clock - stream.pts
         plan = stream.timeline.advance(stream.pts, raw.places, speech.unit_at)
         arrival = speech.arrived(stream.pts, stream.timeline.place, plan.reached)
         self._watch_progress(stream, arrival.turn_id, bool(plan.reached))
@@ -359,7 +365,7 @@ class Session:
         chunk = Chunk(
             turn_id=arrival.turn_id,
             index=self._index,
-            pts=stream.pts + offset,
+            pts=self._clock,
             duration=self.info.chunk_seconds,
             audio=raw.audio,
             video=convert(raw.video, self.config.pixel_format),
@@ -372,16 +378,17 @@ class Session:
         )
         stream.discontinuity = False
         stream.pts += self.info.chunk_samples
+        self._clock += self.info.chunk_samples
         self._index += 1
         if arrival.started is not None:
-            self._events.emit("turn_started", turn_id=arrival.turn_id, pts=arrival.started + offset)
+            self._post("turn_started", turn_id=arrival.turn_id, pts=arrival.started + offset)
         for cue, turn_id, pts in arrival.cues:
-            self._events.emit(
+            self._post(
                 "cue", name=cue.name, strength=cue.strength, duration=cue.duration, turn_id=turn_id,
                 text_offset=cue.text_offset, pts=pts + offset,
             )  # fmt: skip
         if arrival.ended is not None:
-            self._events.emit("turn_ended", turn_id=arrival.turn_id, pts=arrival.ended + offset)
+            self._post("turn_ended", turn_id=arrival.turn_id, pts=arrival.ended + offset)
         return chunk
 
     def _timings(self, stages: Mapping[str, float], total_ms: float) -> StageTimings:
@@ -417,8 +424,11 @@ class Session:
             emotion=Emotion(),
         )
 
+    def _post(self, event: str, /, **details: Any) -> None:
+        self._outbox.append((event, details))
+
     def _warn(self, **details: Any) -> None:
-        self._events.emit("warning", **details)
+        self._post("warning", **details)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -437,7 +447,6 @@ class _StateMaker:
 
 def _shifter(offset: int) -> Callable[[Any], Any]:
     """Moves words and visemes from the stream's clock to the session's."""
-    import dataclasses
 
     def shift(item: Any) -> Any:
         return dataclasses.replace(item, begin_pts=item.begin_pts + offset, end_pts=item.end_pts + offset)

@@ -483,6 +483,11 @@ class Speech:
         other._lock = threading.RLock()
         return other
 
+    def adopt(self, warn: Emit, next_turn: int) -> None:
+        """Makes a clone a session's own: its warnings go there, and turn numbers are not used twice."""
+        self._warn = warn
+        self._next_turn = max(self._next_turn, next_turn)
+
 
 def _texts(pieces: Iterable[str]) -> Iterator[str]:
     if isinstance(pieces, str):

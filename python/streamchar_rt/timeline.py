@@ -68,7 +68,7 @@ class Timeline:
 
     step: int
     carry: tuple[int, ...]
-    _place: int = 0  # of the last half-frame before the window
+    place: int = 0  # at the end of the last chunk
     _word: WrittenWord | None = None  # the last one that has begun
     _phone_length: float = _USUAL_PHONE  # running mean in half-frames
 
@@ -78,7 +78,7 @@ class Timeline:
     @property
     def oldest_place(self) -> int:
         """Units before this one are not asked for any more."""
-        return min(self._place, *self.carry)
+        return min(self.place, *self.carry)
 
     def advance(self, pts: int, places: Sequence[int], unit_at: Callable[[int], SpokenUnit]) -> TimelineChunk:
         """Words, visemes and reached places of the chunk that begins at ``pts``.
@@ -97,10 +97,10 @@ class Timeline:
             tuple(
                 Reached(run.place, pts + run.begin * self.step)
                 for run in runs
-                if run.begin < count and not (run.begin == 0 and run.place == self._place)
+                if run.begin < count and not (run.begin == 0 and run.place == self.place)
             ),
         )
-        self._place = window[count - 1]
+        self.place = window[count - 1]
         self.carry = tuple(window[count:])
         return result
 

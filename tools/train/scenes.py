@@ -2,8 +2,8 @@
 
     python -m tools.train.scenes --speech DIR --streams DIR --codec DIR --out DIR --minutes 20
 
-For every stream a character is drawn while it speaks, listens and waits, and encoded. Written in shards;
-a run that was stopped goes on where it was.
+Every stream is played by characters that speak, listen and wait, a new one every few seconds, and encoded.
+Written in shards; a run that was stopped goes on where it was.
 """
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from .streams import CHUNK, LEAD, Streams
 
 CHUNK_FRAMES = 16
 EMOTIONS = 5
+SCENE_CHUNKS = 5     # chunks a character is seen for: short, so that there are many characters
+CAST_SHARE = 0.2     # scenes played by the shipped cast
 
 
 @dataclass
@@ -39,13 +41,11 @@ class SceneBatch:
 class Scenes:
     """All shards in memory (24 KB a chunk)."""
 
-    def __init__(self, rows, video, reference, emotion, mode, mean, std):
-        self.rows, self.reference, self.emotion, self.mode = rows, reference, emotion, mode
+    def __init__(self, rows, scene, video, reference, emotion, mode, mean, std):
+        self.rows, self.video, self.reference, self.emotion, self.mode = rows, video, reference, emotion, mode
         self.mean, self.std = mean, std
-        self.video = video
-        inside = np.flatnonzero((rows[1:, 4] == rows[:-1, 4]) & (rows[1:, 5] == rows[:-1, 5] + 1)) + 1
-        self.usable = inside                                  # chunks that have one before them
-        self.first = np.searchsorted(rows[:, 4], rows[:, 4])  # first chunk of each scene
+        self.usable = np.flatnonzero(scene[1:] == scene[:-1]) + 1     # chunks that have one before them
+        self.first = np.searchsorted(scene, scene)                    # first chunk of each scene
 
     @classmethod
     def load(cls, folder: Path) -> "Scenes":
@@ -54,10 +54,11 @@ class Scenes:
             raise FileNotFoundError(f"no scenes in {folder}; make some with python -m tools.train.scenes")
         join = lambda k: np.concatenate([p[k] for p in parts])
         rows, video = join("rows"), join("video")
-        order = np.lexsort((rows[:, 5], rows[:, 4]))
+        scene = join("scene")
+        order = np.lexsort((rows[:, 5], scene))
         sample = video[:: max(1, len(video) // 2000)].astype(np.float32)
         mean, std = sample.mean((0, 1, 3, 4)), sample.std((0, 1, 3, 4))
-        return cls(rows[order], video[order], join("reference")[order], join("emotion")[order], join("mode")[order], mean, std)
+        return cls(rows[order], scene[order], video[order], join("reference")[order], join("emotion")[order], join("mode")[order], mean, std)
 
     def normalize(self, latents: np.ndarray) -> torch.Tensor:
         shape = (-1, 1, 1)
@@ -87,41 +88,43 @@ def segments_of(streams: Streams, rows: np.ndarray) -> list[tuple[str, float, fl
     return out
 
 
-def draw_scene(streams: Streams, rows: np.ndarray, seed: int):
-    """Frames of one stream: yields uint8 premultiplied (16, H, W, 4) a chunk, after the reference picture.
+def plan_modes(streams: Streams, rows: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Emotion and mode of each chunk of a stream, int64 (C,): both change now and then."""
+    chunks = len(rows)
+    speaking = np.array([(streams.unit[streams.place[r[0] - LEAD: r[0] + CHUNK]] != END).any() for r in rows])
+    emotion, mode = np.empty(chunks, np.int64), np.empty(chunks, np.int64)
+    quiet, feeling = int(rng.integers(0, 2)), int(rng.choice(EMOTIONS, p=[0.4, 0.25, 0.1, 0.1, 0.15]))
+    for k in range(chunks):
+        quiet = 1 - quiet if rng.random() < 0.1 else quiet
+        feeling = int(rng.integers(EMOTIONS)) if rng.random() < 0.06 else feeling
+        mode[k] = 2 if speaking[k] else quiet
+        emotion[k] = feeling
+    return emotion, mode
 
-    Returns (reference, generator, emotion (C,), mode (C,))."""
+
+def draw_stream(streams: Streams, rows: np.ndarray, seed: int):
+    """Draw one stream as scenes of SCENE_CHUNKS chunks, each with its own character.
+
+    Yields (rows, frames uint8 premultiplied (C * 16, H, W, 4), reference (H, W, 4), emotion (C,), mode (C,)).
+    """
     from tools.studio.behaviour import perform
+    from tools.studio.cast import CAST
     from tools.studio.character import Identity, Renderer
     from tools.studio.pose import REST
 
     from .pictures import FIRST_TRAIN_IDENTITY
     rng = np.random.default_rng((11, seed))
-    chunks = len(rows)
-    speaking = np.array([(streams.unit[streams.place[r[0] - LEAD: r[0] + CHUNK]] != END).any() for r in rows])
-    quiet = int(rng.integers(0, 2))                          # idle or listening, changing now and then
-    mode = np.empty(chunks, np.int64)
-    for k in range(chunks):
-        if rng.random() < 0.1:
-            quiet = 1 - quiet
-        mode[k] = 2 if speaking[k] else quiet
-    emotion = np.empty(chunks, np.int64)
-    now = int(rng.choice(EMOTIONS, p=[0.4, 0.25, 0.1, 0.1, 0.15]))
-    for k in range(chunks):
-        if rng.random() < 0.06:
-            now = int(rng.integers(EMOTIONS))
-        emotion[k] = now
-    frames = chunks * CHUNK_FRAMES
-    track = perform(segments_of(streams, rows), frames, emotion=np.repeat(emotion, CHUNK_FRAMES),
+    emotion, mode = plan_modes(streams, rows, rng)
+    track = perform(segments_of(streams, rows), len(rows) * CHUNK_FRAMES, emotion=np.repeat(emotion, CHUNK_FRAMES),
                     mode_track=np.repeat(mode, CHUNK_FRAMES), seed=int(rng.integers(2 ** 31)))
-    renderer = Renderer(Identity.from_seed(int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31))))
-    reference = renderer.draw(REST, premultiplied=True)
-
-    def draw():
-        for k in range(chunks):
-            yield np.stack([renderer.draw(p, premultiplied=True) for p in track[k * CHUNK_FRAMES:(k + 1) * CHUNK_FRAMES]])
-
-    return reference, draw(), emotion, mode
+    for begin in range(0, len(rows) - 1, SCENE_CHUNKS):
+        part = slice(begin, begin + SCENE_CHUNKS)
+        identity = int(rng.choice(list(CAST.values()))) if rng.random() < CAST_SHARE \
+            else int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31))
+        renderer = Renderer(Identity.from_seed(identity))
+        poses = track[begin * CHUNK_FRAMES: (begin + SCENE_CHUNKS) * CHUNK_FRAMES]
+        yield (rows[part], np.stack([renderer.draw(p, premultiplied=True) for p in poses]),
+               renderer.draw(REST, premultiplied=True), emotion[part], mode[part])
 
 
 def encode(encoder, frames: np.ndarray) -> np.ndarray:
@@ -172,13 +175,13 @@ def main() -> None:
         if int(number) in existing:
             continue
         rows = streams.chunks[streams.chunks[:, 4] == number]
-        reference, frames, emotion, mode = draw_scene(streams, rows, int(number))
-        still = encode(encoder, np.repeat(reference[None], FRAMES, 0))
-        video = np.stack([encode(encoder, f) for f in frames])
-        pending.append({"rows": rows, "video": video, "reference": np.repeat(still[None], len(rows), 0),
-                        "emotion": emotion, "mode": mode})
+        for part, (rows, frames, reference, emotion, mode) in enumerate(draw_stream(streams, rows, int(number))):
+            still = encode(encoder, np.repeat(reference[None], FRAMES, 0))
+            video = encode(encoder, frames).reshape(len(rows), CHUNK_FRAMES // FRAMES, *still.shape[1:])
+            pending.append({"rows": rows, "scene": np.full(len(rows), int(number) * 1000 + part), "video": video,
+                            "reference": np.repeat(still[None], len(rows), 0), "emotion": emotion, "mode": mode})
+            done += len(rows)
         shard.append(int(number))
-        done += len(rows)
         if len(shard) == 10:
             flush()
             spent = time.monotonic() - began

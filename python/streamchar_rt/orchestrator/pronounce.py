@@ -1,4 +1,4 @@
-"""Words → phones in context: lexicon, clitics, homographs, compounds and, last, the letter-to-sound net."""
+"""Words → phones in context: lexicon, clitics, homographs and, last, the letter-to-sound net."""
 from __future__ import annotations
 
 import functools
@@ -77,10 +77,6 @@ class Pronouncer:
                 return found
         if word.endswith("s") and (base := self._lexicon.get(word[:-1])) is not None:
             return _join(base, "'s")
-        for cut in range(len(word) - 4, 3, -1):  # screenshot
-            left, right = self._lexicon.get(word[:cut]), self._lexicon.get(word[cut:])
-            if left is not None and right is not None:
-                return left + right
         return self._letter_to_sound.phones(word)
 
 

@@ -452,7 +452,7 @@ class _PieceReader:
             return
         after = self._after(distance)
         if after is None or _is_capitalised(after) and (any_capital or after.text.lower() in SENTENCE_STARTERS):
-            self._pause(stop._replace(begin=stop.end - 1), PAUSE_LONG)
+            self._pause(stop._replace(begin=stop.end), PAUSE_LONG)  # the stop itself belongs to the word
 
     def _read_roman(self, unit: Unit) -> bool:
         before, value = self._context.text.lower(), _ROMAN[unit.text.lower()]
@@ -467,7 +467,7 @@ class _PieceReader:
     def _read_letter(self, unit: Unit) -> None:
         text, after, context = unit.text, self._after(), self._context
         after_capital = context.kind in ("", "long", "initial") or context.kind == "word" and context.text[:1].isupper()
-        word_follows = self._glued is None and after is not None and after.kind == "word"
+        word_follows = self._glued is None and after is not None and after.kind == "word" and len(after.text) > 1
         if text == "a" and (self._glued is None or self._glued.kind in ("hyphen", "short", "other")):
             self._say(unit, ["a"])
         elif text == "A" and word_follows and (context.kind != "word" or after.text[0].isupper()):

@@ -1,0 +1,339 @@
+"""Engines: a model on a device, shared by sessions."""
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from . import machine
+from .bundle import LETTER_TO_SOUND, LEXICON, Bundle, open_bundle
+from .character import Character, is_character_file, read_character_file
+from .chunk import Chunk, StageTimings
+from .config import EngineConfig, SessionConfig, StreamInfo, with_overrides
+from .errors import BundleError, ConfigError, DeviceMemoryError, StateError, UnsupportedError
+
+if TYPE_CHECKING:
+    from .orchestrator.pronounce import Pronouncer
+    from .orchestrator.transcript import Transcript
+    from .session import Session
+
+Progress = Callable[[float, str], None]
+_ELEMENT_BYTES = {"fp32": 4}
+
+
+class Engine:
+    """Immutable: weights, device, kernels and memory plan. One per model and device; make it with ``load``."""
+
+    info: StreamInfo
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str] = "mini",
+        config: EngineConfig | None = None,
+        *,
+        progress: Progress | None = None,
+        **overrides: Any,
+    ) -> Engine:
+        """Loads a model.
+
+        Args:
+            model: a shipped model's name, or a bundle's folder.
+            progress: called as ``progress(fraction, what)``.
+            overrides: single options of ``EngineConfig``.
+
+        Raises:
+            BundleError: where the bundle is missing, damaged or of another version.
+            UnsupportedError: for a device or number format that this version does not run on.
+            DeviceMemoryError: where the plan does not fit ``device_memory_limit``.
+        """
+        config = with_overrides(EngineConfig, config, overrides)
+        report = progress or (lambda fraction, what: None)
+        report(0.0, "opening the bundle")
+        bundle = open_bundle(model)
+        _check_device(config)
+        _check_memory(bundle, config)
+        bundle.verify()
+        report(0.2, "loading the runtime")
+        from . import pipeline
+        from .orchestrator.letter_to_sound import LetterToSound
+        from .orchestrator.lexicon import Lexicon
+        from .orchestrator.pronounce import Pronouncer
+
+        report(0.7, "reading weights")
+        threads = config.threads or machine.usable_cores()
+        try:
+            models = pipeline.Models.from_parts(
+                bundle.manifest, bundle.tensors(), dtype=_torch_dtype(config), threads=threads, kernels=config.kernels
+            )
+            pronouncer = Pronouncer(
+                Lexicon.load(bundle.path(LEXICON)), LetterToSound.load(bundle.path(LETTER_TO_SOUND))
+            )
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise BundleError(
+                f"the parts of {bundle.folder} do not fit together: {error}",
+                hint="export the bundle again with this version of the tools",
+            ) from error
+        report(1.0, "ready")
+        return cls(bundle, config, pipeline, models, pronouncer, threads)
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        config: EngineConfig,
+        pipeline: ModuleType,
+        models: Any,
+        pronouncer: Pronouncer,
+        threads: int,
+    ) -> None:
+        self.info = bundle.info
+        self.config = config
+        self.bundle = bundle
+        self.pipeline = pipeline
+        self.models = models
+        self.threads = threads
+        self.default_steps: int = bundle.steps
+        self._pronouncer = pronouncer
+        self._compute = threading.Lock()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._characters: dict[tuple[str, str], Character] = {}
+        self._closed = False
+
+    # ------------------------------------------------------------ facts
+    @staticmethod
+    def estimate_memory(
+        model: str | os.PathLike[str] = "mini", config: EngineConfig | None = None
+    ) -> Mapping[str, int]:
+        """Bytes that an engine would take, without loading it: weights, session, sessions, workspace, total."""
+        config = with_overrides(EngineConfig, config, {})
+        return open_bundle(model).memory_plan(sessions=config.max_sessions, element_bytes=_element_bytes(config))
+
+    def memory(self) -> Mapping[str, int]:
+        """Bytes: the plan's parts for the sessions that are open, and of the whole process now and at most."""
+        plan = self.bundle.memory_plan(sessions=len(self._sessions), element_bytes=_element_bytes(self.config))
+        return {**plan, "process": machine.resident_bytes(), "process_peak": machine.peak_bytes()}
+
+    def characters(self) -> tuple[str, ...]:
+        """Names of the characters shipped in the bundle; the first one is the default."""
+        return tuple(self.bundle.characters)
+
+    def voices(self) -> tuple[str, ...]:
+        return self.bundle.voices
+
+    def emotions(self) -> tuple[str, ...]:
+        """Names that a cue may have to show in the picture."""
+        return self.bundle.emotions
+
+    # ------------------------------------------------------------ characters and sessions
+    def character(self, image: Any, *, voice: str | None = None) -> Character:
+        """Encodes a character.
+
+        Args:
+            image: a shipped name, the path of a picture or of a saved character, a PIL image, or an array
+                (height, width, 3 or 4). Pictures should show head and shoulders, facing the viewer.
+            voice: None: the shipped character's own, or the model's first.
+
+        Raises:
+            ConfigError: for an unknown name or voice, or a picture that cannot be used.
+        """
+        self._check_open()
+        if voice is not None and voice not in self.voices():
+            raise ConfigError(f"there is no voice {voice!r}", hint="voices: " + ", ".join(self.voices()))
+        if isinstance(image, str) and image in self.bundle.characters:
+            return self._shipped(image, voice)
+        if isinstance(image, str) and not Path(image).suffix and not Path(image).exists():
+            raise ConfigError(
+                f"there is no character {image!r}", hint="shipped: " + ", ".join(self.characters()) + "; or a picture"
+            )
+        if isinstance(image, (str, os.PathLike)) and is_character_file(Path(image)):
+            return self._saved(Path(image), voice)
+        name = Path(image).stem if isinstance(image, (str, os.PathLike)) else "picture"
+        return self._encode(name, image, voice or self.voices()[0])
+
+    def _shipped(self, name: str, voice: str | None) -> Character:
+        entry = self.bundle.characters[name]
+        key = (name, voice or entry.voice)
+        if key not in self._characters:
+            self._characters[key] = self._encode(name, self.bundle.path(entry.file), key[1])
+        return self._characters[key]
+
+    def _saved(self, path: Path, voice: str | None) -> Character:
+        metadata, picture, tensors = read_character_file(path)
+        voice = voice or (metadata["voice"] if metadata["voice"] in self.voices() else self.voices()[0])
+        digest = self.bundle.manifest["digest"]
+        if metadata["model"] != digest:
+            return self._encode(metadata["name"], picture, voice)
+        features = self.pipeline.CharacterFeatures.from_tensors(self.models, tensors)
+        return Character(metadata["name"], voice, picture, features, digest)
+
+    def _encode(self, name: str, image: Any, voice: str) -> Character:
+        from .picture import load_picture
+
+        picture = load_picture(image, self.info.width, self.info.height)
+        with self.computing():
+            features = self.pipeline.encode_character(self.models, picture)
+        return Character(name, voice, picture, features, self.bundle.manifest["digest"])
+
+    def session(
+        self, character: Character | str | Any, config: SessionConfig | None = None, **overrides: Any
+    ) -> Session:
+        """Starts a live character.
+
+        Args:
+            character: a ``Character``, or what ``character()`` takes.
+            overrides: single options of ``SessionConfig``.
+
+        Raises:
+            StateError: where ``max_sessions`` are open.
+            UnsupportedError: for an option that this version or device does not have.
+        """
+        from .session import Session
+
+        self._check_open()
+        config = with_overrides(SessionConfig, config, overrides)
+        if config.threading == "background":
+            raise UnsupportedError(
+                "background threading is not part of this version", hint="call step() from a thread of your own"
+            )
+        if config.memory != "host":
+            raise UnsupportedError(f"memory={config.memory!r} needs a CUDA engine", hint='use memory="host"')
+        if len(self._sessions) >= self.config.max_sessions:
+            raise StateError(
+                f"{len(self._sessions)} of {self.config.max_sessions} sessions are open",
+                hint="close one, or load the engine with a higher max_sessions",
+            )
+        if not isinstance(character, Character):
+            character = self.character(character)
+        elif character.model != self.bundle.manifest["digest"]:
+            raise ConfigError(f"{character!r} was encoded by another model", hint="encode it with this engine")
+        session = Session(self, character, config)
+        self._sessions.add(session)
+        return session
+
+    def step(self, timeout: float | None = None) -> list[tuple[Session, Chunk]]:
+        """Not available yet."""
+        raise UnsupportedError("batched stepping is not part of this version", hint="call step() of each session")
+
+    def warmup(self, *, sessions: int | None = None) -> StageTimings:
+        """Generates two chunks that nobody sees, so that the first real one is not slower; times of the second.
+
+        Args:
+            sessions: how many streams to try side by side; None: 1.
+        """
+        from .session import Session
+
+        self._check_open()
+        character = self.character(self.characters()[0])
+        streams = [Session(self, character, SessionConfig()) for _ in range(sessions or 1)]
+        for stream in streams:
+            stream.say("Warming up.")
+        timings = [[stream.step().timings for stream in streams] for _ in range(2)]
+        return max(timings[-1], key=lambda entry: entry.total_ms)
+
+    # ------------------------------------------------------------ life
+    def trim(self) -> None:
+        """Gives back what can be made again: encodings of shipped characters that no session uses."""
+        self._characters.clear()
+        gc.collect()
+
+    def close(self) -> None:
+        """Closes all sessions. Calling it twice is harmless."""
+        for session in list(self._sessions):
+            session.close()
+        self._closed = True
+        self._characters.clear()
+        self.models = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.bundle.name!r} threads={self.threads} sessions={len(self._sessions)}>"
+
+    # ------------------------------------------------------------ for sessions
+    @property
+    def session_bytes(self) -> int:
+        return self.bundle.manifest["memory"]["session"]
+
+    @property
+    def audio_lead(self) -> int:
+        """Half-frames by which the audio's plan leads the clock."""
+        return int(self.models.denoiser.layout.audio_lead * 2)
+
+    @property
+    def shared_text_tools(self) -> tuple[Any, ...]:
+        return (self._pronouncer,)
+
+    def transcripts(self, *, tags: bool) -> Callable[[], Transcript]:
+        """Makes the text front end of one turn after another."""
+        from .orchestrator.transcript import Transcript
+
+        return lambda: Transcript(self._pronouncer, tags=tags)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Holds the processor: one chunk at a time, with this engine's threads."""
+        from .threads import compute_threads
+
+        with self._compute, compute_threads(self.threads):
+            self._check_open()
+            yield
+
+    def new_state(self, character: Character, seed: int) -> Any:
+        return self.pipeline.StreamState(self.models, character.features, seed)
+
+    def generate(self, state: Any, style: tuple[int, int, int], steps: int) -> Any:
+        """One raw chunk; ``style``: the model's indices of voice, emotion and mode."""
+        return self.pipeline.generate_chunk(self.models, state, self.pipeline.Style(*style), steps=steps)
+
+    def forget(self, session: Session) -> None:
+        self._sessions.discard(session)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StateError("the engine is closed", hint="load it again")
+
+
+def _check_device(config: EngineConfig) -> None:
+    if config.device.startswith("cuda"):
+        raise UnsupportedError(
+            f"this version does not generate on {config.device!r}", hint='use device="cpu" or "auto"'
+        )
+    _element_bytes(config)
+
+
+def _check_memory(bundle: Bundle, config: EngineConfig) -> None:
+    if config.device_memory_limit is None:
+        return
+    required = bundle.memory_plan(sessions=config.max_sessions, element_bytes=_element_bytes(config))["total"]
+    if required > config.device_memory_limit:
+        raise DeviceMemoryError(
+            f"{required} bytes are needed and device_memory_limit is {config.device_memory_limit}",
+            hint="lower max_sessions or raise the limit; Engine.estimate_memory() gives the plan",
+            required_bytes=required,
+            available_bytes=config.device_memory_limit,
+        )
+
+
+def _element_bytes(config: EngineConfig) -> int:
+    dtype = "fp32" if config.dtype == "auto" else config.dtype
+    if dtype not in _ELEMENT_BYTES:
+        raise UnsupportedError(f"dtype={dtype!r} is not available on the CPU", hint='use dtype="auto" or "fp32"')
+    return _ELEMENT_BYTES[dtype]
+
+
+def _torch_dtype(config: EngineConfig) -> Any:
+    import torch
+
+    return torch.float32

@@ -1,0 +1,165 @@
+"""A stand-in model for tests of the session: it speaks every phone for a fixed time and draws noise.
+
+Everything around it is the real thing: engine, session, text front end, bundle.
+"""
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from streamchar_rt.bundle import open_bundle, save_bundle
+from streamchar_rt.config import EngineConfig
+from streamchar_rt.engine import Engine
+from streamchar_rt.orchestrator.lexicon import PhoneToken
+from streamchar_rt.orchestrator.pronounce import Pronouncer
+from streamchar_rt.orchestrator.units import END, PHONE_ID, is_pause
+from streamchar_rt.pipeline import RawChunk, Style
+
+HALF_FRAMES = 32
+PHONE_LENGTH = 5  # half-frames
+PAUSE_LENGTH = 7
+
+
+@dataclass(frozen=True)
+class Features:
+    picture: torch.Tensor
+
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        return {"picture": self.picture}
+
+    @classmethod
+    def from_tensors(cls, models: object, tensors: dict[str, torch.Tensor]) -> Features:
+        return cls(tensors["picture"])
+
+
+class State:
+    """Keeps the promises of ``pipeline.StreamState``."""
+
+    def __init__(self, models: object, features: Features, seed: int) -> None:
+        self.seed = seed
+        self.chunk_index = 0
+        self.pointer = 0
+        self.spent = 1000
+        self.rows = [(END, 0, False)]  # by place
+        self.styles: list[Style] = []
+
+    @property
+    def pending(self) -> int:
+        return len(self.rows) - 1 - self.pointer
+
+    def append_units(self, units) -> range:
+        first = len(self.rows)
+        self.rows += [tuple(unit) for unit in units]
+        return range(first, len(self.rows))
+
+    def drop_after(self, place: int) -> None:
+        assert place >= self.pointer
+        del self.rows[place + 1 :]
+
+    def clone(self) -> State:
+        return copy.deepcopy(self)
+
+
+def generate_chunk(models, state: State, style: Style, *, steps: int, should_stop=None) -> RawChunk:
+    """Goes through the units at a fixed pace; END waits for more."""
+    places, elapsed = [], []
+    ahead = [unit for unit, _, _ in state.rows[state.pointer + 1 :]]
+    assert END in ahead or len(ahead) >= 24 or state.rows[state.pointer][0] == END, "neither look-ahead nor END"
+    for _ in range(HALF_FRAMES):
+        unit = state.rows[state.pointer][0]
+        length = 1 if unit == END else PAUSE_LENGTH if is_pause(unit) else PHONE_LENGTH
+        if state.spent >= length and state.pending:
+            state.pointer += 1
+            state.spent = 0
+        places.append(state.pointer)
+        elapsed.append(state.spent)
+        state.spent += 1
+    noise = np.random.default_rng([state.seed, state.chunk_index, steps, style.voice, style.emotion, style.mode])
+    state.chunk_index += 1
+    state.styles.append(style)
+    timings = dict.fromkeys(("orchestrator", "context", "denoise", "audio_decode", "video_decode", "total"), 0.25)
+    return RawChunk(
+        audio=noise.uniform(-1, 1, 10240).astype(np.float32),
+        video=noise.integers(0, 256, (16, 64, 64, 4), np.uint8),
+        places=np.array(places), elapsed=np.array(elapsed), confidence=1.0, timings=timings,
+    )  # fmt: skip
+
+
+pipeline = SimpleNamespace(
+    CharacterFeatures=Features,
+    RawChunk=RawChunk,
+    StreamState=State,
+    Style=Style,
+    encode_character=lambda models, rgba: Features(torch.from_numpy(rgba.copy())),
+    generate_chunk=generate_chunk,
+)
+
+WORDS = {
+    "hello": "hh ax l ow", "there": "dh eh r", "my": "m ay", "friend": "f r eh n d", "one": "w ah n", "two": "t uw",
+    "five": "f ay v", "dollars": "d aa l er z", "good": "g uh d", "morning": "m ao r n ih ng", "a": "ax",
+    "warming": "w ao r m ih ng", "up": "ah p", "the": "dh ax", "cat": "k ae t", "sat": "s ae t",
+}  # fmt: skip
+
+
+class _Dictionary:
+    """In place of the lexicon."""
+
+    def get(self, word: str):
+        phones = WORDS.get(word)
+        return None if phones is None else tuple(PhoneToken(PHONE_ID[p], 0) for p in phones.split())
+
+    def __contains__(self, word: str) -> bool:
+        return word in WORDS
+
+
+class _Spelling:
+    """In place of the letter-to-sound net: one phone a letter."""
+
+    def phones(self, word: str):
+        return tuple(PhoneToken(PHONE_ID["ah" if c in "aeiou" else "t"], 0) for c in word if c.isalpha())
+
+
+MANIFEST = {
+    "name": "stand-in",
+    "stream": {
+        "sample_rate": 16000, "fps": [25, 1], "width": 64, "height": 64, "chunk_frames": 16, "chunk_samples": 10240,
+        "alpha_mode": "straight", "capabilities": ["words"],
+    },
+    "model": {}, "steps": 2, "voices": ["low", "high"], "emotions": ["neutral", "happy", "sad"],
+    "characters": [
+        {"name": "dot", "file": "characters/dot.png", "voice": "high"},
+        {"name": "square", "file": "characters/square.png", "voice": "low"},
+    ],
+    "memory": {"session": 1000, "workspace": 500},
+}  # fmt: skip
+
+
+def make_bundle(folder: Path) -> Path:
+    """A small whole bundle, with random weights and two pictures."""
+    pictures = {}
+    for entry in MANIFEST["characters"]:
+        path = folder.parent / f"{entry['name']}.png"
+        Image.new("RGBA", (80, 64), (200, 80, 40, 255)).save(path)
+        pictures[entry["file"]] = path
+    tensors = {"net.weight": torch.randn(8, 4), "net.steps": torch.tensor([3])}
+    save_bundle(folder, MANIFEST, tensors, pictures)
+    return folder
+
+
+def make_engine(folder: Path, **overrides) -> Engine:
+    """An engine whose model is the stand-in; ``folder``: where to put its bundle."""
+    bundle = open_bundle(make_bundle(folder / "bundle"))
+    models = SimpleNamespace(denoiser=SimpleNamespace(layout=SimpleNamespace(audio_lead=2.0)))
+    config = EngineConfig(**{"max_sessions": 8, **overrides})
+    return Engine(bundle, config, pipeline, models, Pronouncer(_Dictionary(), _Spelling()), threads=1)
+
+
+def frame_samples() -> Fraction:
+    return Fraction(16000, 25)
