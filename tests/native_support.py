@@ -51,7 +51,7 @@ def truth(q: Tensor, keys: list[Tensor], values: list[Tensor], norm: ops.QkNorm,
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:
-    return float((got.double() - wanted).norm() / wanted.norm().clamp_min(1e-30))
+    return float(((got.double() - wanted).norm() / wanted.norm().clamp_min(1e-30)).detach())
 
 
 @pytest.fixture(params=native.available_isas())

@@ -147,7 +147,7 @@ def test_tags_are_text_without_markup() -> None:
     assert read("[happy] hi", tags=False) == "| happy | hi"
 
 
-def test_numbers_against_arithmetic() -> None:
+def test_numbers_against_arithmetic(rng: np.random.Generator) -> None:
     """Read the words back by their values: an independent inverse of cardinal()."""
     values = {w: i for i, w in enumerate(numbers._UNITS)} | {w: 20 + 10 * i for i, w in enumerate(numbers._TENS)}
     powers = {w: 1000**i for i, w in enumerate(numbers._GROUPS) if w}
@@ -163,9 +163,7 @@ def test_numbers_against_arithmetic() -> None:
                 group += values[word]
         return total + group
 
-    seed = random.SystemRandom().randrange(2**32)
-    print("seed", seed)
-    r = random.Random(seed)
+    r = random.Random(int(rng.integers(2**31)))
     for value in [0, 1, 10, 19, 20, 99, 100, 101, 999, 1000, 10**17, numbers.MAX_CARDINAL] + [r.randrange(10 ** r.randint(1, 18)) for _ in range(500)]:
         assert parse(numbers.cardinal(value)) == value
     with pytest.raises(ValueError):
@@ -190,7 +188,7 @@ def said(pronouncer: Pronouncer, text: str) -> list[str]:
         ("the, apple", "dh ax <short> ae1 p ax l <long>"), ("the [wave] apple", "dh iy ae1 p ax l <long>"),
         ("cat's dog's boss's", "k ae1 t s d ao1 g z b ao1 s ax z <long>"), ("cats", "k ae1 t s <long>"), ("it'll they'll", "ih1 t ax l dh ey1 l <long>"),
         ("the record", "dh ax r eh1 k er d <long>"), ("to record", "t ax r ax k ao1 r d <long>"), ("they record", "dh ey1 r ax k ao1 r d <long>"),
-        ("it records", "ih1 t r ax k ao1 r d z <long>"), ("hellooooo", "hh ax l ow1 <long>"), ("$5", "f ay1 v d aa1 l er z <long>"),
+        ("it records", "ih1 t r ax k ao1 r d z <long>"), ("record the dog", "r ax k ao1 r d dh ax d ao1 g <long>"), ("record.", "r eh1 k er d <long>"), ("hellooooo", "hh ax l ow1 <long>"), ("$5", "f ay1 v d aa1 l er z <long>"),
         ("...", ""), ("", ""), (" \n ", ""), ("dog, (cat).", "d ao1 g <short> k ae1 t <long>"),
     ],
 )  # fmt: skip
@@ -321,10 +319,8 @@ def test_what_is_held_back_is_bounded(pronouncer: Pronouncer) -> None:
 
 
 # ---------------------------------------------------------------- files
-def test_lexicon_round_trip(tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(2**32)
-    print("seed", seed)
-    r = random.Random(seed)
+def test_lexicon_round_trip(tmp_path: Path, rng: np.random.Generator) -> None:
+    r = random.Random(int(rng.integers(2**31)))
     words = {"".join(r.choices("abcde'", k=r.randint(1, 12))): tuple(r.choices(PHONE_CODES, k=r.randint(1, 40))) for _ in range(3000)}
     path = tmp_path / "lexicon.bin"
     assert write_lexicon(path, words) == path.stat().st_size
@@ -355,12 +351,10 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         LetterToSound.load(tmp_path / "net.safetensors")
 
 
-def test_letter_to_sound_agrees_with_torch() -> None:
+def test_letter_to_sound_agrees_with_torch(seeded: int) -> None:
     torch = pytest.importorskip("torch")
     from tools.train.letter_to_sound import Net
 
-    torch.manual_seed(random.SystemRandom().randrange(2**32))
-    print("seed", torch.initial_seed())
     net = Net(embedding=12, hidden=10).eval()
     with torch.no_grad():
         for parameter in net.parameters():

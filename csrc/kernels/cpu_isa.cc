@@ -1,7 +1,9 @@
 #include "kernels/cpu_isa.h"
 
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
+#include <utility>
 
 #include "kernels/cpu/cpu_kernels.h"
 
@@ -39,10 +41,15 @@ std::atomic<CpuIsa>& chosen_isa() {
 
 bool detect_amx() {
 #if defined(SC_X86) && defined(__linux__)
-  uint32_t eax = 7, ebx, ecx = 0, edx;
-  asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-  constexpr uint32_t kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
-  if (!(edx & kAmxBf16) || !(edx & kAmxTile) || !machine_runs(CpuIsa::kAvx512)) return false;
+  const auto leaf_7 = [](uint32_t subleaf) {
+    uint32_t eax = 7, ebx, ecx = subleaf, edx;
+    asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+    return std::pair{eax, edx};
+  };
+  constexpr uint32_t kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
+  const uint32_t amx = leaf_7(0).second;
+  if (!(amx & kAmxBf16) || !(amx & kAmxTile) || !machine_runs(CpuIsa::kAvx512)) return false;
+  if (!(leaf_7(1).first & kAvx512Bf16)) return false;
   // The kernel hands out the tile registers' state on request, once per process.
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;

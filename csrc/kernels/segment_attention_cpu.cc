@@ -8,11 +8,18 @@ namespace streamchar {
 bool cpu_head_dim_supported(int head_dim) { return head_dim == 64 || head_dim == 128; }
 
 void segment_attention_cpu(const SegmentAttention& call) {
-  auto* const block_kernel = cpu_kernels().attention_block;
-  const int blocks = (call.tokens + kBlockRows - 1) / kBlockRows;
+  auto* block_kernel = cpu_kernels().attention_block;
+  int block_rows = kBlockRows;
+#if defined(SC_X86)
+  if (call.type == KvType::kBFloat16 && current_isa() == CpuIsa::kAvx512 && amx_available()) {
+    block_kernel = amx::attention_block;
+    block_rows = kAmxBlockRows;
+  }
+#endif
+  const int blocks = (call.tokens + block_rows - 1) / block_rows;
   // Consecutive items share a head, and so its panels in the second-level cache.
   ThreadPool::global().run(call.heads * blocks, [&](int item) noexcept {
-    block_kernel(call, item / blocks, item % blocks * kBlockRows);
+    block_kernel(call, item / blocks, item % blocks * block_rows);
   });
 }
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .errors import ConfigError, StreamCharError
-from .threads import prefer_sleeping_threads
 
 if TYPE_CHECKING:
     from .chunk import Chunk
@@ -24,7 +24,6 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0 done, 1 failed, 2 wrong use, 130 stopped by the user."""
     options = _parser().parse_args(arguments)
-    prefer_sleeping_threads()
     try:
         return options.run(options)
     except KeyboardInterrupt:
@@ -123,25 +122,18 @@ def _characters(options: argparse.Namespace) -> int:
 
     bundle = open_bundle(options.model)
     bundle.verify()
+    if options.out:
+        contact_sheet(bundle, Path(options.out))
+        print(f"{options.out}: the contact sheet", file=sys.stderr)
     if options.json:
-        print(json.dumps([vars_of(entry) for entry in bundle.characters.values()], indent=1))
+        print(json.dumps([dataclasses.asdict(entry) for entry in bundle.characters.values()], indent=1))
     else:
         width = max(map(len, bundle.characters), default=0)
         for entry in bundle.characters.values():
             print(f"{entry.name:<{width}}  voice {entry.voice}")
         print("voices:   " + ", ".join(bundle.voices))
         print("emotions: " + ", ".join(bundle.emotions))
-    if options.out:
-        contact_sheet(bundle, Path(options.out))
-        print(f"{options.out}: the contact sheet", file=sys.stderr)
     return OK
-
-
-def vars_of(entry: Any) -> dict[str, Any]:
-    """A small dataclass as a dictionary."""
-    import dataclasses
-
-    return dataclasses.asdict(entry)
 
 
 # ---------------------------------------------------------------- doctor and bench

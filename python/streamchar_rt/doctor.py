@@ -13,6 +13,7 @@ from typing import Any
 from . import __version__, machine
 from .bundle import Bundle, open_bundle
 from .errors import StreamCharError
+from .threads import compute_threads, import_torch
 
 _MEBI = 2**20
 _OPENMP = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_PROC_BIND")
@@ -74,6 +75,7 @@ def _processor(report: Report) -> None:
 
 
 def _software(report: Report) -> None:
+    import_torch()
     import torch
 
     facts = {"streamchar_rt": __version__, "python": platform.python_version(), "torch": torch.__version__}
@@ -134,8 +136,6 @@ def _threads_beside_others(report: Report) -> None:
     """A small operation over all cores: where its slow cases are very slow, threads wait for one another."""
     import torch
 
-    from .threads import compute_threads
-
     threads = machine.usable_cores()
     x, weight = torch.randn(272, 256), torch.ones(256)
     times = []
@@ -148,8 +148,8 @@ def _threads_beside_others(report: Report) -> None:
     median, slow = statistics.median(times), times[int(len(times) * 0.98)]
     report.facts["threads"] = {"count": threads, "small op, ms": round(median, 3), "slow case, ms": round(slow, 3)}
     if slow > 20 * median and slow > 2:
-        passive = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
-        remedy = "use one thread less (--threads)" if passive else "set OMP_WAIT_POLICY=PASSIVE, or use fewer threads"
+        active = os.environ.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE"
+        remedy = "unset OMP_WAIT_POLICY" if active else "use one thread less (--threads)"
         report.advice.append(
             f"threads wait long for one another ({slow:.1f} ms instead of {median:.2f}): other processes want the same "
             f"cores; {remedy}"

@@ -17,6 +17,7 @@ from .character import Character, is_character_file, read_character_file
 from .chunk import Chunk, StageTimings
 from .config import EngineConfig, SessionConfig, StreamInfo, with_overrides
 from .errors import BundleError, ConfigError, DeviceMemoryError, StateError, UnsupportedError
+from .threads import compute_threads, import_torch
 
 if TYPE_CHECKING:
     from .orchestrator.pronounce import Pronouncer
@@ -61,6 +62,7 @@ class Engine:
         _check_memory(bundle, config)
         bundle.verify()
         report(0.2, "loading the runtime")
+        import_torch()
         from . import pipeline
         from .orchestrator.letter_to_sound import LetterToSound
         from .orchestrator.lexicon import Lexicon
@@ -284,8 +286,6 @@ class Engine:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Holds the processor: one chunk at a time, with this engine's threads."""
-        from .threads import compute_threads
-
         with self._compute, compute_threads(self.threads):
             self._check_open()
             yield

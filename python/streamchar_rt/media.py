@@ -184,8 +184,10 @@ class _WavWriter(Writer):
         os.replace(_part(self.path), self.path)
 
     def _discard(self) -> None:
-        self._file.close()
-        _part(self.path).unlink(missing_ok=True)
+        try:
+            self._file.close()
+        finally:
+            _part(self.path).unlink(missing_ok=True)
 
 
 class _FolderWriter(Writer):

@@ -25,6 +25,7 @@ LOOKAHEAD = 24  # units ahead of the pointer that let speech flow; with fewer, a
 _APPENDED = 64  # units kept ahead in the stream; the rest waits here, where it is cheap
 _PIECE = 256  # characters read at a time, so that no chunk waits for a long text
 _PATIENCE = 1  # chunks that a character at rest waits for an unfinished text to go on
+_USUAL_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, of the tag [pause]
 _KEPT_TEXT = 4096  # spoken characters kept before the text is cut
 
 Emit = Callable[..., None]
@@ -381,7 +382,7 @@ class Speech:
 
     def _take_tag(self, turn: _Turn, tag: Any) -> None:
         if tag.name == "pause":
-            turn.ready.append(_Pause(max(0.0, 0.5 if tag.value is None else tag.value)))
+            turn.ready.append(_Pause(_USUAL_PAUSE if tag.value is None else min(max(0.0, tag.value), _LONGEST_PAUSE)))
             return
         if not self._is_known_cue(tag.name):
             self._warn(kind="cue", name=tag.name, text_offset=tag.char_begin, turn_id=turn.id)

@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}  # GNU's OpenMP; Intel's and LLVM's
 
 
 @contextmanager
@@ -29,11 +32,19 @@ def compute_threads(count: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def prefer_sleeping_threads() -> None:
-    """Lets OpenMP's idle threads sleep instead of spin; only works before torch is first imported.
+def import_torch() -> None:
+    """Imports torch so that OpenMP's waiting threads sleep instead of spin.
 
-    A spinning barrier costs whole scheduler slices when another process wants the same cores. Commands of this
-    package call it for their own process; a library must not change its host's environment.
+    A spinning barrier costs whole scheduler slices when another process wants the same cores. OpenMP reads the
+    setting once, when it is loaded; so this works only where torch has not been imported before, and the
+    environment is put back afterwards. What the environment says already is left as it is.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("KMP_BLOCKTIME", "0")  # the same for Intel's and LLVM's OpenMP
+    if "torch" in sys.modules:
+        return
+    missing = {name: value for name, value in _SLEEPING.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        import torch  # noqa: F401
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)

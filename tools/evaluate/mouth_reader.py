@@ -70,10 +70,10 @@ def load_reader(path: Path = PATH) -> MouthReader:
 
 def save_reader(reader: MouthReader, path: Path) -> None:
     """In float16, as small as it is."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {k: v.half().contiguous() for k, v in reader.state_dict().items() if v.is_floating_point()}
-    save_file(tensors, path)
+    path.write_bytes(save(tensors))
 
 
 # ------------------------------------------------------------------ training
@@ -97,7 +97,8 @@ def poses(rng: np.random.Generator, count: int) -> np.ndarray:
 
     half, step = count // 2, 3
     emotion = EMOTIONS[int(rng.integers(len(EMOTIONS)))]
-    spoken = perform(random_segments(rng, half * step / 25), half * step, emotion=emotion, seed=int(rng.integers(2 ** 31)))
+    segments = random_segments(rng, half * step / 25)
+    spoken = perform(segments, half * step, emotion=emotion, seed=int(rng.integers(2 ** 31)))
     wild = [random_pose(rng) for _ in range((count - half) // 2)]
     return np.concatenate([spoken[::step], np.stack(wild), random_track(rng, count - half - len(wild))])
 
@@ -117,7 +118,8 @@ def drawings(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, np.nda
 
 
 def disturb(crops: torch.Tensor) -> torch.Tensor:
-    """Shifts, blur, brightness and noise (N, 3, 52, 52) to (N, 3, 48, 48): the judge must not mind a codec's softness."""
+    """Shift, blur, brighten and add noise, (N, 3, 52, 52) to (N, 3, 48, 48): the judge must not mind a codec's softness.
+    """
     y, x = torch.randint(0, 2 * _MARGIN + 1, (2,)).tolist()
     crops = crops[:, :, y: y + INPUT, x: x + INPUT]
     n = len(crops)
@@ -175,7 +177,8 @@ def train(minutes: float, seed: int = 0, pool: int = 16_000, batch: int = 128) -
         step, total = step + 1, total + loss.item()
         if step % 100 == 0:
             left = minutes * (1 - used())
-            print(f"step {step}  rms error {(total / (step - reported)) ** 0.5:.4f}  |  {left:.1f} min left", flush=True)
+            error = (total / (step - reported)) ** 0.5
+            print(f"step {step}  rms error {error:.4f}  |  {left:.1f} min left", flush=True)
             reported, total = step, 0.0
     return reader.eval()
 

@@ -15,9 +15,9 @@ from .wer import evaluate
 
 @torch.inference_mode()
 def resynthesize(vocoder: Vocoder, samples: np.ndarray) -> tuple[np.ndarray, float]:
-    """Speech through mel and vocoder: float32 (n - n % HOP,), and the mean absolute log-mel error of the result.
+    """Speech (n,), int16 or float in [-1, 1], through mel and vocoder.
 
-    The weights are as they are shipped: the bundle stores float16.
+    Returns float32 (n - n % HOP,) and the mean absolute log-mel error of the result, silence included.
     """
     truth = torch.from_numpy(samples.astype(np.float32) / 32768.0 if samples.dtype == np.int16 else samples)[None]
     mel = log_mel(truth)
@@ -27,7 +27,8 @@ def resynthesize(vocoder: Vocoder, samples: np.ndarray) -> tuple[np.ndarray, flo
 
 def vocoder_quality(vocoder: Vocoder, voices: Sequence[str], sentences: Sequence[str],
                     progress: Callable[[str], None] = lambda text: None) -> dict[str, dict]:
-    """By voice: WER of the true voice and of the vocoder on its mels, the rise, and the log-mel error (nepers)."""
+    """By voice: WER of the true voice and of the vocoder on its mels, the rise with its standard error, and the mean
+    log-mel error (natural logarithm)."""
     from tools.studio.speech import synthesize
 
     recogniser = Recogniser()

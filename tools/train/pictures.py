@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from streamchar_rt.orchestrator.units import PHONES
+from tools.studio.behaviour import EMOTIONS, perform
 from tools.studio.character import Identity, Renderer
 from tools.studio.pose import COLUMN, POSE_FIELDS, POSE_RANGES, REST, clamp
 
@@ -41,6 +43,21 @@ def random_track(rng: np.random.Generator, frames: int) -> np.ndarray:
     return clamp(track)
 
 
+def performed_track(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """A pose track (frames, P) cut from a performance: babble, listening or waiting, with any emotion."""
+    total, now, segments = frames + 25, 0.0, []
+    mode = int(rng.choice(3, p=[0.15, 0.15, 0.7]))
+    while mode == 2 and now < total / 25:
+        length = float(rng.uniform(0.05, 0.16))
+        phone = "pau" if rng.random() < 0.08 else PHONES[int(rng.integers(len(PHONES)))]
+        segments.append((phone, now, now + length, int(rng.random() < 0.3)))
+        now += length
+    track = perform(segments, total, emotion=EMOTIONS[int(rng.integers(len(EMOTIONS)))],
+                    mode_track=np.full(total, mode), seed=int(rng.integers(2 ** 31)))
+    begin = int(rng.integers(0, total - frames))
+    return track[begin: begin + frames]
+
+
 def attention_map(renderer: Renderer, pose: np.ndarray) -> np.ndarray:
     """Loss weights, float32 (H, W): eyes and mouth count more than the rest."""
     weight = np.ones((renderer.size, renderer.size), np.float32)
@@ -59,16 +76,21 @@ def clip(seed: int, track: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class Clips(IterableDataset):
-    """Endless random clips; every worker draws its own. ``crop``: a square cut at a multiple of 16 pixels."""
+    """Endless random clips; every worker draws its own.
 
-    def __init__(self, frames: int, seed: int, crop: int):
-        self.frames, self.seed, self.crop = frames, seed, crop
+    ``crop``: a square cut at a multiple of 16 pixels; ``performed``: share of clips from performances, the rest
+    are random poses.
+    """
+
+    def __init__(self, frames: int, seed: int, crop: int, performed: float):
+        self.frames, self.seed, self.crop, self.performed = frames, seed, crop, performed
 
     def __iter__(self):
         info = get_worker_info()
         rng = np.random.default_rng((self.seed, info.id if info else 0))
         while True:
-            out = clip(int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31)), random_track(rng, self.frames))
+            track = performed_track if rng.random() < self.performed else random_track
+            out = clip(int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31)), track(rng, self.frames))
             room = (out["weight"].shape[-1] - self.crop) // 16
             y, x = (16 * int(rng.integers(0, room + 1)) for _ in range(2))
             cut = (slice(y, y + self.crop), slice(x, x + self.crop))
@@ -76,8 +98,9 @@ class Clips(IterableDataset):
                    "weight": out["weight"][:, *cut]}
 
 
-def loader(frames: int, batch: int, seed: int, crop: int = 256, workers: int = 1) -> DataLoader:
-    return DataLoader(Clips(frames, seed, crop), batch_size=batch, num_workers=workers, prefetch_factor=3,
+def loader(frames: int, batch: int, seed: int, crop: int = 256, performed: float = 0.0,
+           workers: int = 1) -> DataLoader:
+    return DataLoader(Clips(frames, seed, crop, performed), batch_size=batch, num_workers=workers, prefetch_factor=3,
                       multiprocessing_context="spawn")
 
 

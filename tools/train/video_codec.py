@@ -22,7 +22,7 @@ from streamchar_rt.codecs.video import FRAMES, ReferenceEncoder, VideoCodecConfi
 from tools.studio.pose import POSE_FIELDS
 
 from .loop import Loop, add_arguments
-from .pictures import HELD_OUT, clip, loader, random_track, to_float
+from .pictures import HELD_OUT, clip, loader, performed_track, random_track, to_float
 
 LATENTS = 2          # a training clip
 
@@ -88,7 +88,7 @@ def alpha_iou(y: torch.Tensor, x: torch.Tensor) -> float:
 
 def held_out_clips(count: int, frames: int = LATENTS * FRAMES, seed: int = 1) -> dict[str, torch.Tensor]:
     rng = np.random.default_rng(seed)
-    clips = [clip(HELD_OUT[i], random_track(rng, frames)) for i in range(count)]
+    clips = [clip(HELD_OUT[i], (random_track, performed_track)[i % 2](rng, frames)) for i in range(count)]
     return {k: torch.from_numpy(np.stack([c[k] for c in clips])) for k in ("frames", "reference")}
 
 
@@ -107,13 +107,14 @@ def main() -> None:
     add_arguments(parser, minutes=45, lr=1e-3, batch=4)
     parser.add_argument("--freeze-encoder", action="store_true", help="train the reference encoder and decoder only")
     parser.add_argument("--crop", type=int, default=256, help="side of the training squares, a multiple of 16")
+    parser.add_argument("--performed", type=float, default=0.4, help="share of clips from performances, not random poses")
     parser.add_argument("--pose", type=float, default=0.5, help="weight of reading the pose from the latents")
     parser.add_argument("--noise", type=float, default=0.08, help="noise on the latents")
     args = parser.parse_args()
     codec = VideoCodec().to(memory_format=torch.channels_last)
     codec.encoder.requires_grad_(not args.freeze_encoder)
     loop = Loop(codec, args, betas=(0.9, 0.95), decay=0.998)
-    data = iter(loader(LATENTS * FRAMES, args.batch, args.seed + loop.iteration, args.crop))
+    data = iter(loader(LATENTS * FRAMES, args.batch, args.seed + loop.iteration, args.crop, args.performed))
     test = held_out_clips(12)
 
     def step(_: int) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ namespace streamchar {
 
 // Query rows of one head that one work item handles. Fixed, so that results never depend on threads.
 inline constexpr int kBlockRows = 48;
+inline constexpr int kAmxBlockRows = 64;
 
 struct CpuKernels {
   // Attention of query rows [first_row, first_row + kBlockRows) of a head.
@@ -22,7 +23,7 @@ namespace generic { extern const CpuKernels kKernels; }
 namespace avx2 { extern const CpuKernels kKernels; }
 namespace avx512 { extern const CpuKernels kKernels; }
 namespace amx {
-// attention_block for bf16 panels, head_dim 64 or 128, by AMX tiles.
+// Like CpuKernels::attention_block, for bf16 panels and kAmxBlockRows rows. Only where amx_available().
 void attention_block(const SegmentAttention& call, int head, int first_row) noexcept;
 }
 #endif

@@ -6,11 +6,52 @@
 
 namespace streamchar::SC_ISA {
 
-SC_INLINE uint16_t to_bf16(float x) {
+// Nearest, ties to even; NaN stays NaN.
+SC_INLINE uint32_t to_bf16(float x) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, sizeof bits);
-  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<uint16_t>(bits >> 16 | 0x40);  // NaN stays NaN
-  return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1)) >> 16);                   // nearest, ties to even
+  const uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1)) >> 16;
+  return (bits & 0x7FFFFFFFu) > 0x7F800000u ? bits >> 16 | 0x40u : rounded;
+}
+
+// out[c][t] = in[t][c] for a panel's 64 tokens and kColumns words of 32 bits.
+template <int kColumns>
+SC_INLINE void transpose_panel(const float (*in)[kColumns], float* out) {
+  for (int t = 0; t < kPanelTokens; t += kLanes) {
+    for (int c = 0; c < kColumns; c += kLanes) {
+      transpose_square(&in[t][c], kColumns, out + c * kPanelTokens + t, kPanelTokens);
+    }
+  }
+}
+
+template <int kDim>
+SC_INLINE void append_f32(const KvAppend& call, const float (*keys)[kDim], int head, int first, int count, float* key) {
+  transpose_panel<kDim>(keys, key);
+  float* value = key + kPanelTokens * kDim;
+  for (int t = 0; t < count; ++t) __builtin_memcpy(value + t * kDim, call.v.row(first + t, head), kDim * sizeof(float));
+  __builtin_memset(value + count * kDim, 0, (kPanelTokens - count) * kDim * sizeof(float));
+}
+
+template <int kDim>
+SC_INLINE void append_bf16(const KvAppend& call, const float (*keys)[kDim], int head, int first, int count,
+                           uint16_t* block) {
+  // A pair of channels of one token is one word, so the block is a transposed matrix of words.
+  alignas(64) float pairs[kPanelTokens][kDim / 2];
+  for (int t = 0; t < kPanelTokens; ++t) {
+    for (int i = 0; i < kDim / 2; ++i) {
+      const uint32_t word = to_bf16(keys[t][2 * i]) | to_bf16(keys[t][2 * i + 1]) << 16;
+      __builtin_memcpy(&pairs[t][i], &word, sizeof word);
+    }
+  }
+  transpose_panel<kDim / 2>(pairs, reinterpret_cast<float*>(block));
+  // A channel of two consecutive tokens is one word.
+  alignas(64) const float zeros[kDim] = {};
+  auto* value = reinterpret_cast<uint32_t*>(block + kPanelTokens * kDim);
+  for (int t = 0; t < kPanelTokens; t += 2, value += kDim) {
+    const float* even = t < count ? call.v.row(first + t, head) : zeros;
+    const float* odd = t + 1 < count ? call.v.row(first + t + 1, head) : zeros;
+    for (int d = 0; d < kDim; ++d) value[d] = to_bf16(even[d]) | to_bf16(odd[d]) << 16;
+  }
 }
 
 template <int kDim>
@@ -22,28 +63,11 @@ void append_panel_of(const KvAppend& call, int head, int panel) noexcept {
     ready_token<kDim>(call.k, call.norm, call.rope, first + t, head, 1.0f, keys[t]);
   }
   for (int t = count; t < kPanelTokens; ++t) __builtin_memset(keys[t], 0, sizeof keys[t]);
-
+  const int64_t block = layout.key_block(head, panel);
   if (call.type == KvType::kFloat32) {
-    float* key = static_cast<float*>(call.panels) + layout.key_block(head, panel);
-    for (int d = 0; d < kDim; ++d) {
-      for (int t = 0; t < kPanelTokens; ++t) key[key_offset_f32(t, d)] = keys[t][d];
-    }
-    float* value = static_cast<float*>(call.panels) + layout.value_block(head, panel);
-    for (int t = 0; t < count; ++t) __builtin_memcpy(value + t * kDim, call.v.row(first + t, head), kDim * sizeof(float));
-    __builtin_memset(value + count * kDim, 0, (kPanelTokens - count) * kDim * sizeof(float));
-    return;
-  }
-  uint16_t* key = static_cast<uint16_t*>(call.panels) + layout.key_block(head, panel);
-  for (int d = 0; d < kDim; d += 2) {
-    for (int t = 0; t < kPanelTokens; ++t) {
-      key[key_offset_bf16(t, d)] = to_bf16(keys[t][d]);
-      key[key_offset_bf16(t, d + 1)] = to_bf16(keys[t][d + 1]);
-    }
-  }
-  uint16_t* value = static_cast<uint16_t*>(call.panels) + layout.value_block(head, panel);
-  for (int t = 0; t < kPanelTokens; ++t) {
-    const float* row = t < count ? call.v.row(first + t, head) : nullptr;
-    for (int d = 0; d < kDim; ++d) value[value_offset_bf16(t, d, kDim)] = row ? to_bf16(row[d]) : uint16_t{0};
+    append_f32<kDim>(call, keys, head, first, count, static_cast<float*>(call.panels) + block);
+  } else {
+    append_bf16<kDim>(call, keys, head, first, count, static_cast<uint16_t*>(call.panels) + block);
   }
 }
 

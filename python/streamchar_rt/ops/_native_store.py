@@ -8,17 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._native import cpu_reason_against, float_rows, native, strided, weight_rows
+from ._native import float_rows, native, strided, weight_rows
 from ._spec import CacheSpec, Read
 from .norm import QkNorm
 from .rope import Rope
-
-
-def native_supports(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """None where a native store serves this, else the reason why not."""
-    if device.type != "cpu":
-        return f"no context cache for {device.type} yet"
-    return cpu_reason_against(dtype, head_dim)
 
 
 @dataclass(frozen=True)
@@ -64,10 +57,14 @@ class NativeStore:
         direct = out is not None and out.dtype is torch.float32
         result = out if direct else torch.empty(q.shape, dtype=torch.float32)
         q_weight, k_weight = weight_rows(norm.q_weight), weight_rows(norm.k_weight)
+        shifts = [rope.shift(r.distance) for r in reads]   # held until the call is over
         self._context.attend(
             layer, q.shape[0], strided(q), strided(k), strided(v), q_weight.data_ptr(), k_weight.data_ptr(),
             norm.bounds, norm.eps, rope.table.data_ptr(),
-            [(self._index[r.segment], r.age, rope.shift(r.distance).data_ptr() if r.distance else 0) for r in reads],
+            [
+                (self._index[r.segment], r.age, s.data_ptr() if r.distance else 0)
+                for r, s in zip(reads, shifts, strict=True)
+            ],
             None if store is None else self._index[store], result.data_ptr(),
         )
         if direct:

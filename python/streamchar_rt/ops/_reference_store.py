@@ -176,5 +176,5 @@ class ReferenceStore:
         return reference.normalize_rotate(k, norm.k_weight, norm.bounds, rope, norm.eps)
 
     def _stage(self, layer: int, segment: str, k: Tensor, v: Tensor) -> None:
-        dtype = self.spec.dtype
-        self._segments[segment].staged[layer] = (k.detach().to(dtype).clone(), v.detach().to(dtype).clone())
+        target = dict(device=self.spec.device, dtype=self.spec.dtype, copy=True)
+        self._segments[segment].staged[layer] = (k.detach().to(**target), v.detach().to(**target))

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, StateError, UnsupportedError
-from ._native_store import NativeStore, native_supports
+from ._device_store import DeviceStore
+from ._native import cpu_reason_against, cuda_reason_against
+from ._native_store import NativeStore
 from ._reference_store import ReferenceStore
 from ._spec import CacheSpec
 
@@ -69,7 +71,7 @@ class ContextCache:
 
     @property
     def kernels(self) -> Literal["native", "reference"]:
-        return "native" if isinstance(self._store, NativeStore) else "reference"
+        return "reference" if type(self._store) is ReferenceStore else "native"
 
     def commit(self, segment: str, chunk: int | None = None) -> None:
         """Makes the segment's staging visible as ``chunk`` (default: one after the last).
@@ -196,16 +198,20 @@ class ContextCache:
         return plan | {"total": sum(plan.values())}
 
 
-def _make_store(spec: CacheSpec, kernels: str) -> NativeStore | ReferenceStore:
+def _make_store(spec: CacheSpec, kernels: str) -> NativeStore | DeviceStore | ReferenceStore:
     if kernels not in ("auto", "native", "reference"):
         raise ConfigError(f"unknown kernels {kernels!r}", hint="auto, native or reference")
     if kernels == "auto" and os.environ.get("STREAMCHAR_KERNELS") == "reference":
         kernels = "reference"
     if kernels == "reference":
         return ReferenceStore(spec)
-    why_not = native_supports(spec.device, spec.dtype, spec.head_dim)
+    why_not = f"nothing for {spec.device.type}"
+    if spec.device.type == "cpu":
+        why_not = cpu_reason_against(spec.dtype, spec.head_dim)
+    elif spec.device.type == "cuda":
+        why_not = cuda_reason_against(spec.dtype, spec.head_dim)
     if why_not is None:
-        return NativeStore(spec)
+        return NativeStore(spec) if spec.device.type == "cpu" else DeviceStore(spec)
     if kernels == "native":
         raise UnsupportedError(f"no native kernel: {why_not}", hint='use kernels="reference"')
     return ReferenceStore(spec)

@@ -1,14 +1,19 @@
-"""The ops without a cache, also as torch.library operators: streamchar::segment_attention, ::normalize_rotate."""
+"""The ops without a cache.
+
+They are also torch.library operators, ``streamchar::segment_attention`` and ``streamchar::normalize_rotate``, so
+that ``torch.compile`` sees them. The operators are for inference and have no gradient; the functions do, where
+they run in plain torch.
+"""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
 from . import reference
-from ._native import cpu_reason_against, float_rows, native, strided, weight_rows
+from ._native import cpu_reason_against, cuda_attention, cuda_reason_against, float_rows, native, strided, weight_rows
 from .norm import check_groups
 from .rope import Rope
 
@@ -45,7 +50,8 @@ def segment_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of raw queries over segments of ready keys; see ``reference.segment_attention``.
 
-    Runs natively for unbatched float32 CPU tensors that need no gradient, else in plain torch.
+    Runs natively for unbatched tensors that need no gradient, in float32 on a CPU or bfloat16 on a GPU; else in
+    plain torch.
 
     Raises:
         ConfigError: on shapes that do not fit together.
@@ -62,8 +68,9 @@ def segment_attention(
                 f"segment {i}: key {tuple(k.shape)} {k.dtype}, value {tuple(v.shape)}, query {tuple(q.shape)} {q.dtype}",
                 hint="(..., S, H, D) with the query's heads, size and dtype",
             )
-    if _native_serves(q, weight, *keys, *values):
-        out, lse = _segment_attention_native(q, weight, bounds, rope, keys, values, distances, eps)
+    kernel = _native_kernel(q, weight, *keys, *values)
+    if kernel is not None:
+        out, lse = kernel(q, keys, values, weight, bounds, rope, distances, eps)
         return (out, lse) if return_lse else out
     return reference.segment_attention(
         q, keys, values, weight=weight, bounds=bounds, rope=rope, distances=distances, eps=eps, return_lse=return_lse
@@ -83,30 +90,43 @@ def _check_tokens(name: str, x: Tensor, weight: Tensor, bounds: Sequence[int], r
         )
 
 
-def _native_serves(q: Tensor, *others: Tensor) -> bool:
-    tensors = (q, *others)
-    gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    plain = q.ndim == 3 and q.dtype is torch.float32 and all(t.device.type == "cpu" for t in tensors)
-    return plain and not gradient and cpu_reason_against(q.dtype, q.shape[-1]) is None
+def _native_kernel(q: Tensor, *others: Tensor) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """The kernel that takes these tensors, if one does."""
+    gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (q, *others))
+    if q.ndim != 3 or gradient or any(t.device != q.device for t in others):
+        return None
+    if q.device.type == "cpu" and q.dtype is torch.float32 and cpu_reason_against(q.dtype, q.shape[-1]) is None:
+        return _cpu_attention
+    if q.device.type == "cuda" and cuda_reason_against(q.dtype, q.shape[-1]) is None:
+        return _cuda_attention
+    return None
 
 
-def _segment_attention_native(
-    q: Tensor, weight: Tensor, bounds: Sequence[int], rope: Rope,
-    keys: Sequence[Tensor], values: Sequence[Tensor], distances: Sequence[float], eps: float,
+def _cpu_attention(
+    q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], weight: Tensor, bounds: Sequence[int], rope: Rope,
+    distances: Sequence[float], eps: float,
 ) -> tuple[Tensor, Tensor]:
     q, weight = float_rows("q", q), weight_rows(weight)
     ready = [(float_rows("key", k), float_rows("value", v)) for k, v in zip(keys, values)]
+    shifts = [rope.shift(d) for d in distances]
     out = torch.empty(q.shape)
     lse = torch.empty(q.shape[:-1])
     native.segment_attention(
         *q.shape, strided(q), weight.data_ptr(), list(bounds), eps, rope.table.data_ptr(),
         [
-            (strided(k), strided(v), k.shape[0], rope.shift(d).data_ptr() if d else 0)
-            for (k, v), d in zip(ready, distances)
+            (strided(k), strided(v), k.shape[0], s.data_ptr() if d else 0)
+            for (k, v), d, s in zip(ready, distances, shifts)
         ],
         out.data_ptr(), lse.data_ptr(),
     )
     return out, lse
+
+
+def _cuda_attention(
+    q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], weight: Tensor, bounds: Sequence[int], rope: Rope,
+    distances: Sequence[float], eps: float,
+) -> tuple[Tensor, Tensor]:
+    return cuda_attention(q, keys, values, weight, bounds, rope.to(q.device), distances, eps)
 
 
 def _op_segment_attention(

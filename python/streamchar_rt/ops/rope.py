@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import ConfigError
 
 TIME_AXIS = 0
+_SHIFTS_KEPT = 256
 
 
 def rope_frequencies(
@@ -67,6 +68,7 @@ class Rope:
         ]
         self._tables: dict[torch.dtype, Tensor] = {}
         self._shifts: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
+        self._moved: dict[torch.device, Rope] = {}
         self.table = self.table_as(torch.float32)
 
     @property
@@ -91,6 +93,8 @@ class Rope:
         device = device or self.freqs.device
         key = (float(distance), dtype, device)
         if key not in self._shifts:
+            if len(self._shifts) >= _SHIFTS_KEPT:
+                self._shifts.clear()
             angles = [f * float(distance) for f in self._time_freqs]
             self._shifts[key] = torch.tensor(
                 [(math.cos(a), math.sin(a)) for a in angles], dtype=torch.float64
@@ -98,5 +102,10 @@ class Rope:
         return self._shifts[key]
 
     def to(self, device: torch.device | str) -> Rope:
-        """The same rotation with its tables on ``device``."""
-        return Rope(self.positions.to(device), self.freqs.to(device), self.axes.to(device))
+        """The same rotation with its tables on ``device``; made once per device."""
+        device = torch.device(device)
+        if device == self.table.device:
+            return self
+        if device not in self._moved:
+            self._moved[device] = Rope(self.positions.to(device), self.freqs.to(device), self.axes.to(device))
+        return self._moved[device]

@@ -23,13 +23,24 @@ _VOICELESS_S = _phones("s")
 _SIBILANTS = frozenset(PHONE_ID[p] for p in "s z sh zh ch jh".split())
 _VOICELESS = frozenset(PHONE_ID[p] for p in "p t k f th hh".split())
 
-# A homograph right after one of these is a verb ("to record", "they live"), else a noun or an adjective.
+# A homograph is a verb right after one of these ("to record", "they live") …
 _BEFORE_VERB = frozenset(
     "to i you we they who will would can could shall should may might must do does did don't doesn't didn't won't can't "
     "cannot couldn't wouldn't shouldn't let's please not never always i'll you'll we'll they'll he'll she'll it'll "
     "i'd you'd we'd they'd he'd she'd".split()
 )
-_VERB_S = frozenset("he she it who that which".split())  # before "she records"
+_BEFORE_VERB_S = frozenset("he she it who that which".split())  # "she records"
+# … or when an object begins after it ("record the song") that a determiner before it does not make a noun of.
+_OBJECT_BEGINS = frozenset("the a an my your his its our their this these those it them me him us every some any all".split())
+_BEFORE_NOUN = frozenset(
+    "the a an my your his her its our their this that these those every some any no each another of for with in on at by from "
+    "is are was were be been very more most so too one two three many few".split()
+)
+# "live" is mostly the verb; before these, and after what stands before nouns, it is the adjective.
+_AFTER_ADJECTIVE_LIVE = frozenset(
+    "stream streams streaming show shows music concert audience broadcast video videos chat event events album tv "
+    "television performance performances version wire animals coverage now".split()
+)
 
 
 class Pronouncer:
@@ -40,6 +51,7 @@ class Pronouncer:
         self._letter_to_sound = letter_to_sound
         self.phones = functools.lru_cache(maxsize=8192)(self._find)  # (word, is_letter, is_verb) → Phones
         self.is_word = functools.lru_cache(maxsize=8192)(self._is_word)
+        self.is_homograph = functools.lru_cache(maxsize=8192)(lambda word: word + "/v" in lexicon)
 
     def _is_word(self, word: str) -> bool:
         base, _ = _split_clitic(word)
@@ -47,14 +59,14 @@ class Pronouncer:
 
     def looks_ahead(self, word: str) -> bool:
         """Whether the phones of a word depend on the word after it."""
-        return word == "the"
+        return word == "the" or self.is_homograph(word)
 
-    def in_context(self, word: str, is_letter: bool, previous: str, next_phones: Phones) -> Phones:
-        """Phones of ``word`` after the word ``previous`` and before ``next_phones`` (empty before a pause)."""
-        if word == "the" and next_phones and is_vowel(next_phones[0].unit):
-            return _THE_BEFORE_VOWEL
-        is_verb = previous in _BEFORE_VERB or (word.endswith("s") and previous in _VERB_S)
-        return self.phones(word, is_letter, is_verb)
+    def in_context(self, word: str, is_letter: bool, previous: str, following: str) -> Phones:
+        """Phones of ``word`` between two others; these are empty where a pause stands."""
+        if word == "the" and following:
+            next_phones = self.phones(following, False, False)
+            return _THE_BEFORE_VOWEL if next_phones and is_vowel(next_phones[0].unit) else self.phones(word, False, False)
+        return self.phones(word, is_letter, self.is_homograph(word) and _is_verb(word, previous, following))
 
     def _find(self, word: str, is_letter: bool = False, is_verb: bool = False) -> Phones:
         if is_letter and word == "a":
@@ -78,6 +90,16 @@ class Pronouncer:
         if word.endswith("s") and (base := self._lexicon.get(word[:-1])) is not None:
             return _join(base, "'s")
         return self._letter_to_sound.phones(word)
+
+
+def _is_verb(word: str, previous: str, following: str) -> bool:
+    if previous in _BEFORE_VERB or word.endswith("s") and previous in _BEFORE_VERB_S:
+        return True
+    if previous in _BEFORE_NOUN:
+        return False
+    if word == "live":
+        return following not in _AFTER_ADJECTIVE_LIVE
+    return following in _OBJECT_BEGINS
 
 
 def _split_clitic(word: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from streamchar_rt.orchestrator.letter_to_sound import LetterToSound
 from streamchar_rt.orchestrator.lexicon import Lexicon
-from streamchar_rt.orchestrator.pronounce import Phones, Pronouncer
+from streamchar_rt.orchestrator.pronounce import Pronouncer
 from streamchar_rt.orchestrator.reading import Mark, SpokenWord
 from streamchar_rt.orchestrator.text import Cue, Item, TextReader
 from streamchar_rt.orchestrator.units import PAUSE_LONG
@@ -148,14 +148,11 @@ class Transcript:
                 return 0
         else:
             following = None
-        self._emit_word(item, self._phones_of(following), update)
+        self._emit_word(item, following.spoken if isinstance(following, SpokenWord) else "", update)
         return 1
 
-    def _phones_of(self, item: Item | None) -> Phones:
-        return self._pronouncer.phones(item.spoken, item.is_letter) if isinstance(item, SpokenWord) else ()
-
-    def _emit_word(self, word: SpokenWord, next_phones: Phones, update: TranscriptUpdate) -> None:
-        phones = self._pronouncer.in_context(word.spoken, word.is_letter, self._previous_word, next_phones)
+    def _emit_word(self, word: SpokenWord, following: str, update: TranscriptUpdate) -> None:
+        phones = self._pronouncer.in_context(word.spoken, word.is_letter, self._previous_word, following)
         self._previous_word = word.spoken
         if not phones:
             return

@@ -1,0 +1,125 @@
+"""The shipped model end to end: command, session, repeatable bytes, memory."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from streamchar_rt import Engine, Mode
+from streamchar_rt.bundle import MANIFEST, SHIPPED
+
+pytestmark = pytest.mark.skipif(not (SHIPPED / "mini" / MANIFEST).is_file(), reason="the mini model is not in this tree")
+SENTENCE = "Hello! I am a streaming character, and I can speak."
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with Engine.load("mini", max_sessions=4) as engine:
+        yield engine
+
+
+def words_of(chunks):
+    return [word.text for chunk in chunks for word in chunk.words]
+
+
+def command(*arguments):
+    """Runs ``streamchar`` in a process of its own, which ends by printing its peak memory."""
+    code = (
+        "import sys; from streamchar_rt import cli, machine\n"
+        "status = cli.main(); print(machine.peak_bytes()); sys.exit(status)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300
+    )
+
+
+def test_say_writes_a_talking_character(tmp_path):
+    av = pytest.importorskip("av")
+    done = command("say", SENTENCE, "-o", str(tmp_path / "hello.mp4"))
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert 0 < int(done.stdout) < 1.5 * 2**30  # peak memory
+    with av.open(str(tmp_path / "hello.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+    with av.open(str(tmp_path / "hello.mp4")) as container:
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    assert frames[0].shape == (256, 256, 3)
+    assert len(frames) / 25 == pytest.approx(len(sound) / 16000, abs=0.1)
+    assert 2.0 < len(sound) / 16000 < 8.0
+    assert np.std(sound) > 0.01
+    assert max(np.abs(b - a).mean() for a, b in zip(frames, frames[1:])) > 0.1  # it moves
+
+
+def test_every_word_is_spoken_in_order(engine):
+    with engine.session(engine.characters()[0], seed=5) as session:
+        session.say(SENTENCE)
+        chunks = list(session.turn())
+        assert words_of(chunks) == ["Hello", "I", "am", "a", "streaming", "character", "and", "I", "can", "speak"]
+        begins = [word.begin_pts for chunk in chunks for word in chunk.words]
+        assert begins == sorted(begins) and begins[-1] < chunks[-1].pts + 10240
+        assert 3 < len(chunks) < 14
+        shapes = {viseme.id for chunk in chunks for viseme in chunk.visemes}
+        assert len(shapes) > 5
+
+
+def test_same_seed_same_bytes(engine):
+    def stream(seed):
+        with engine.session(engine.characters()[0], seed=seed) as session:
+            session.push_text("Good morning, my fr")
+            chunks = [session.step(), session.step()]
+            session.push_text("iend.")
+            session.end_turn()
+            chunks += session.turn()
+            return [(chunk.audio.tobytes(), chunk.video.tobytes(), chunk.words) for chunk in chunks]
+
+    first = stream(7)
+    assert stream(7) == first
+    assert stream(8) != first
+
+
+def test_idle_and_listening_are_generated_picture_with_silence(engine):
+    with engine.session(engine.characters()[0], seed=5) as session:
+        speaking = []
+        session.say("Good morning.")
+        speaking = list(session.turn())
+        session.listen()
+        rest = [session.step() for _ in range(3)]
+        assert all(chunk.mode is Mode.LISTENING and not chunk.words for chunk in rest)
+        loud = max(np.abs(chunk.audio).max() for chunk in speaking)
+        assert max(np.abs(chunk.audio).max() for chunk in rest[1:]) < 0.1 * loud
+        assert any((chunk.video[i] != chunk.video[i - 1]).any() for chunk in rest for i in range(1, 16))
+
+
+def test_fork_and_snapshot_of_the_real_thing(engine):
+    with engine.session(engine.characters()[0], seed=5) as session:
+        session.say("Good morning, my friend.")
+        session.step()
+        snapshot = session.snapshot()
+        with session.fork() as child:
+            assert child.step().video.tobytes() == (truth := session.step()).video.tobytes()
+        session.restore(snapshot)
+        again = session.step()
+        assert (again.audio.tobytes(), again.video.tobytes()) == (truth.audio.tobytes(), truth.video.tobytes())
+
+
+def test_memory_does_not_grow(engine):
+    from streamchar_rt.machine import resident_bytes
+
+    with engine.session(engine.characters()[0], seed=5) as session:
+        session.push_stream("Good morning, my friend. " for _ in range(100))
+        for _ in range(6):
+            session.step()
+        before = resident_bytes()
+        for _ in range(12):
+            session.step()
+        assert resident_bytes() - before < 24 * 2**20  # twelve chunks of video alone would be 50 MiB
+
+
+def test_doctor_and_bench(tmp_path):
+    done = command("doctor", "--quick")
+    assert done.returncode == 0 and "all is well" in done.stdout, done.stdout + done.stderr
+    done = command("bench", "--chunks", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["rtf_median"] > 0
