@@ -118,8 +118,7 @@ def drawings(rng: np.random.Generator, count: int) -> tuple[torch.Tensor, np.nda
 
 
 def disturb(crops: torch.Tensor) -> torch.Tensor:
-    """Shift, blur, brighten and add noise, (N, 3, 52, 52) to (N, 3, 48, 48): the judge must not mind a codec's softness.
-    """
+    """(N, 3, 52, 52) shifted, blurred, brightened and noisy, (N, 3, 48, 48): a codec's softness must not matter."""
     y, x = torch.randint(0, 2 * _MARGIN + 1, (2,)).tolist()
     crops = crops[:, :, y: y + INPUT, x: x + INPUT]
     n = len(crops)

@@ -42,8 +42,7 @@ class Loop:
         self.warmup, self.decay, self.save_seconds, self.floor = warmup, decay, save_seconds, floor
         self.iteration, self.seconds = 0, 0.0
         self.history: list[dict] = []
-        self.sums: dict[str, float] = {}
-        self.count = 0
+        self.sums: dict[str, tuple[float, int]] = {}          # total and count of each value since the last report
         args.out.mkdir(parents=True, exist_ok=True)
         self.path = args.out / "checkpoint.pt"
         if args.init and not self.path.exists():
@@ -82,10 +81,10 @@ class Loop:
             self.seconds += now - last
             last = now
             for name, value in losses.items():
-                self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
-            self.count += 1
+                total, count = self.sums.get(name, (0.0, 0))
+                self.sums[name] = (total + float(value.detach()), count + 1)
             if self.seconds - reported >= report_seconds or self.progress >= 1.0:
-                row = {k: round(v / self.count, 5) for k, v in self.sums.items()}
+                row = {k: round(total / count, 5) for k, (total, count) in self.sums.items()}
                 if evaluate and (self.seconds - evaluated >= evaluate_seconds or self.progress >= 1.0):
                     evaluated = self.seconds
                     row.update(self._evaluate(evaluate))
@@ -135,7 +134,7 @@ class Loop:
         left = self.args.minutes - self.seconds / 60
         row = {"iteration": self.iteration, "minutes": round(self.seconds / 60, 2), **row}
         self.history.append(row)
-        self.sums, self.count = {}, 0
+        self.sums = {}
         text = "  ".join(f"{k} {v}" for k, v in row.items())
         print(f"{text}  |  {max(0.0, left):.1f} min left", flush=True)
         with open(self.args.out / "history.jsonl", "a", encoding="utf-8") as file:

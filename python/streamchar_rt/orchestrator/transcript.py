@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from streamchar_rt.orchestrator.letter_to_sound import LetterToSound
-from streamchar_rt.orchestrator.lexicon import Lexicon
 from streamchar_rt.orchestrator.pronounce import Pronouncer
 from streamchar_rt.orchestrator.reading import Mark, SpokenWord
 from streamchar_rt.orchestrator.text import Cue, Item, TextReader
@@ -74,11 +72,6 @@ class Transcript:
         self._pronouncer = pronouncer
         self._tags = tags
         self.reset()
-
-    @classmethod
-    def open(cls, lexicon_path: str, letter_to_sound_path: str, *, tags: bool = True) -> Transcript:
-        """A transcript with files of its own; sessions of one engine share a :class:`Pronouncer` instead."""
-        return cls(Pronouncer(Lexicon.load(lexicon_path), LetterToSound.load(letter_to_sound_path)), tags=tags)
 
     def reset(self) -> None:
         """Drop what is held back and begin a new turn."""
