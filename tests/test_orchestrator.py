@@ -1,8 +1,5 @@
 """Alignment against exhaustive search; the condition's window; the pointer."""
-import itertools
-
 import numpy as np
-import pytest
 import torch
 
 from streamchar_rt.orchestrator.alignment import elapsed_in, monotonic_path
@@ -11,45 +8,41 @@ from streamchar_rt.orchestrator.model import Orchestrator, TranscriptWindow, poi
 from streamchar_rt.orchestrator.units import NUM_UNITS, PAD
 
 
-def _best_by_force(logits: np.ndarray, first: int, minimum: int, elapsed: int, optional: np.ndarray) -> float:
-    """Score of the best legal path, by trying them all."""
-    steps, width = logits.shape
-    scores = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    best = -np.inf
-    for path in itertools.product(range(first, width), repeat=steps):
-        at, spent, legal = first, elapsed, True
-        for place in path:
-            if place == at:
-                spent += 1
-                continue
-            step = place - at
-            if spent < minimum or step < 0 or step > 2 or (step == 2 and not optional[at + 1]):
-                legal = False
-                break
-            at, spent = place, 1
-        if legal:
-            best = max(best, sum(scores[t, p] for t, p in enumerate(path)))
-    return best
+def _by_definition(logits: np.ndarray, first: int, minimum: np.ndarray, elapsed: int) -> list[int]:
+    """Frame by frame: go on to the next unit once it is due and the present one has lasted long enough."""
+    probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    at, spent, due, path = first, elapsed, first, []
+    for row in probability:
+        due = max([due] + [w for w in range(len(row)) if row[w:].sum() >= 0.5])
+        if at < due and spent >= minimum[at]:
+            at, spent = at + 1, 0
+        path.append(at)
+        spent += 1
+    return path
 
 
-@pytest.mark.parametrize("minimum", [1, 2, 3])
-def test_monotonic_path_is_the_best_one(rng, minimum):
-    for _ in range(25):
-        steps, width = int(rng.integers(2, 7)), int(rng.integers(2, 5))
+def test_path_follows_its_definition(rng):
+    for _ in range(200):
+        steps, width = int(rng.integers(1, 12)), int(rng.integers(1, 7))
         logits = rng.normal(size=(steps, width)) * 3
-        optional = rng.random(width) < 0.4
         first, elapsed = int(rng.integers(0, width)), int(rng.integers(1, 4))
-        path = monotonic_path(logits, first, minimum=minimum, elapsed=elapsed, optional=optional)
-        scores = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-        got = float(sum(scores[t, p] for t, p in enumerate(path)))
-        assert np.isclose(got, _best_by_force(logits, first, minimum, elapsed, optional))
+        minimum = rng.integers(1, 4, width)
+        path = monotonic_path(logits, first, minimum=minimum, elapsed=elapsed)
+        assert path.tolist() == _by_definition(logits, first, minimum, elapsed)
+
+
+def test_a_certain_pointer_is_followed(rng):
+    durations = rng.integers(2, 6, 8)
+    truth = np.repeat(np.arange(8), durations)
+    logits = np.where(np.arange(8) == truth[:, None], 20.0, -20.0)
+    assert monotonic_path(logits, 0, minimum=np.full(8, 2)).tolist() == truth.tolist()
 
 
 def test_blocked_units_are_never_chosen(rng):
     logits = rng.normal(size=(40, 32))
     logits[:, :6] = -np.inf
     logits[:, 20:] = -np.inf
-    path = monotonic_path(logits, 6)
+    path = monotonic_path(logits, 6, minimum=np.ones(32, int))
     assert path.min() >= 6 and path.max() < 20
     assert (np.diff(path) >= 0).all() and (np.diff(path) <= 1).all()
 

@@ -1,4 +1,5 @@
 """The studio's speech: alignments, tokens, determinism, and the corpus on disk."""
+
 from __future__ import annotations
 
 import random
@@ -7,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from streamchar_rt.orchestrator.units import PAUSE_LONG, PAUSE_SHORT, UNIT_NAMES, is_pause, is_phone, is_vowel
+
 from tools.studio.flite import FliteMissingError, flite
 from tools.studio.sentences import SentenceGenerator, dictionary_bands, evaluation_sentences, normalized
 from tools.studio.speech import SAMPLE_RATE, VOICE_NAMES, Speech, synthesize, to_tokens
@@ -41,7 +42,9 @@ def energy(speech: Speech, begin: float, end: float) -> float:
 @pytest.mark.parametrize("voice", VOICE_NAMES)
 def test_phones_tile_the_audio(voice: str, seed: int) -> None:
     for i in range(5):
-        speech = synthesize(SentenceGenerator(f"{seed}/{i}").turn(), voice, rate=random.Random(seed + i).uniform(0.9, 1.15))
+        speech = synthesize(
+            SentenceGenerator(f"{seed}/{i}").turn(), voice, rate=random.Random(seed + i).uniform(0.9, 1.15)
+        )
         assert speech.samples.dtype == np.int16 and speech.samples.ndim == 1
         phones = speech.phones
         assert phones[0].begin == 0.0 and phones[-1].end == len(speech.samples) / SAMPLE_RATE
@@ -163,14 +166,18 @@ def test_evaluation_sentences_are_held_out(seed: int) -> None:
     held_out = evaluation_sentences()
     assert len(held_out) == len({normalized(s) for s in held_out}) == 100
     assert all(s[0].isupper() and s[-1] in ".?!" and 5 <= len(s.split()) <= 12 for s in held_out)
-    made = {normalized(s) for i in range(1500) for s in re.split(r"(?<=[.!?]) ", SentenceGenerator(f"{seed}/e{i}").turn())}
+    made = {
+        normalized(s) for i in range(1500) for s in re.split(r"(?<=[.!?]) ", SentenceGenerator(f"{seed}/e{i}").turn())
+    }
     assert not made.intersection(map(normalized, held_out))
 
 
 def test_generator_skips_a_held_out_sentence(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     import tools.studio.sentences as sentences
 
-    first = next(t for t in (SentenceGenerator(f"{seed}/h{i}").turn() for i in range(100)) if len(re.findall("[.!?]", t)) == 1)
+    first = next(
+        t for t in (SentenceGenerator(f"{seed}/h{i}").turn() for i in range(100)) if len(re.findall("[.!?]", t)) == 1
+    )
     key = next(f"{seed}/h{i}" for i in range(100) if SentenceGenerator(f"{seed}/h{i}").turn() == first)
     monkeypatch.setattr(sentences, "_HELD_OUT", frozenset([normalized(first)]))
     assert normalized(first) not in normalized(SentenceGenerator(key).turn())
@@ -191,9 +198,15 @@ def test_corpus_round_trip_and_resume(tmp_path: Path, monkeypatch: pytest.Monkey
         again = synthesize(utterance.text, VOICE_NAMES[utterance.voice], rate=utterance.rate)
         tokens, spans = to_tokens(again)
         assert abs(len(again.samples) - len(utterance.samples)) <= 160  # the rate is stored as float32
-        assert utterance.unit.tolist() == [t.unit for t in tokens] and utterance.word_index.tolist() == [t.word_index for t in tokens]
-        assert utterance.stress.tolist() == [t.stress for t in tokens] and utterance.word_start.tolist() == [t.word_start for t in tokens]
-        assert np.allclose(utterance.begin, [s[0] for s in spans], atol=0.011) and np.array_equal(utterance.begin[1:], utterance.end[:-1])
+        assert utterance.unit.tolist() == [t.unit for t in tokens] and utterance.word_index.tolist() == [
+            t.word_index for t in tokens
+        ]
+        assert utterance.stress.tolist() == [t.stress for t in tokens] and utterance.word_start.tolist() == [
+            t.word_start for t in tokens
+        ]
+        assert np.allclose(utterance.begin, [s[0] for s in spans], atol=0.011) and np.array_equal(
+            utterance.begin[1:], utterance.end[:-1]
+        )
         assert utterance.end[-1] == pytest.approx(utterance.seconds, abs=1e-4) and utterance.words == list(again.words)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert corpus_module._write_shard((plan, 0)) == written[0]

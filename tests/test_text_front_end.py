@@ -1,4 +1,5 @@
 """The text front end: readings of tricky text, and tokens that do not depend on how the text was pushed."""
+
 from __future__ import annotations
 
 import random
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from streamchar_rt.errors import BundleError
 from streamchar_rt.orchestrator import numbers
 from streamchar_rt.orchestrator.letter_to_sound import NUM_CLASSES, SLOTS_PER_LETTER, LetterToSound
@@ -19,16 +19,44 @@ from streamchar_rt.orchestrator.reading import Mark, SpokenWord
 from streamchar_rt.orchestrator.text import MAX_PIECE, Cue, TextReader
 from streamchar_rt.orchestrator.transcript import Transcript, TranscriptUpdate
 from streamchar_rt.orchestrator.units import (
-    FIRST_PHONE, NUM_UNITS, PAUSE_LONG, PAUSE_SHORT, PHONE_ID, PHONES, UNIT_NAMES, canonical_phone, is_pause, is_phone, is_vowel,
-)  # fmt: skip
-from streamchar_rt.orchestrator.written import ScriptWarning
+    FIRST_PHONE,
+    NUM_UNITS,
+    PAUSE_LONG,
+    PAUSE_SHORT,
+    PHONE_ID,
+    PHONES,
+    UNIT_NAMES,
+    canonical_phone,
+    is_pause,
+    is_phone,
+    is_vowel,
+)
 
 SMALL = {
-    "the": "dh ax", "a": "ax", "apple": "ae1 p ax l", "dog": "d ao1 g", "cat": "k ae1 t", "boss": "b ao1 s", "they": "dh ey1",
-    "record": "r eh1 k er d", "record/v": "r ax k ao1 r d", "records": "r eh1 k er d z", "records/v": "r ax k ao1 r d z",
-    "hello": "hh ax l ow1", "to": "t ax", "five": "f ay1 v", "dollars": "d aa1 l er z", "we": "w iy1", "us": "ah1 s",
-    "it": "ih1 t", "youtube": "y uw1 t uw b", "nasa": "n ae1 s ax", "stop": "s t aa1 p", "now": "n aw1", "i": "ay1",
-}  # fmt: skip
+    "the": "dh ax",
+    "a": "ax",
+    "apple": "ae1 p ax l",
+    "dog": "d ao1 g",
+    "cat": "k ae1 t",
+    "boss": "b ao1 s",
+    "they": "dh ey1",
+    "record": "r eh1 k er d",
+    "record/v": "r ax k ao1 r d",
+    "records": "r eh1 k er d z",
+    "records/v": "r ax k ao1 r d z",
+    "hello": "hh ax l ow1",
+    "to": "t ax",
+    "five": "f ay1 v",
+    "dollars": "d aa1 l er z",
+    "we": "w iy1",
+    "us": "ah1 s",
+    "it": "ih1 t",
+    "youtube": "y uw1 t uw b",
+    "nasa": "n ae1 s ax",
+    "stop": "s t aa1 p",
+    "now": "n aw1",
+    "i": "ay1",
+}
 
 
 def phones(text: str) -> tuple[PhoneToken, ...]:
@@ -39,13 +67,20 @@ def random_net(seed: int) -> LetterToSound:
     """A net of the runtime's form with random weights: it says nonsense, but the same nonsense each time."""
     r = np.random.default_rng(seed)
     e, h = 8, 6
-    weights = {"embedding": r.normal(size=(26, e)), "output.weight": r.normal(size=(SLOTS_PER_LETTER * NUM_CLASSES, 2 * h)) * 3,
-               "output.bias": r.normal(size=SLOTS_PER_LETTER * NUM_CLASSES)}  # fmt: skip
+    weights = {
+        "embedding": r.normal(size=(26, e)),
+        "output.weight": r.normal(size=(SLOTS_PER_LETTER * NUM_CLASSES, 2 * h)) * 3,
+        "output.bias": r.normal(size=SLOTS_PER_LETTER * NUM_CLASSES),
+    }
     for layer, size in enumerate((e, 2 * h)):
         for direction in ("forward", "backward"):
             name = f"layer{layer}.{direction}."
-            weights |= {name + "input_weight": r.normal(size=(3 * h, size)), name + "hidden_weight": r.normal(size=(3 * h, h)),
-                        name + "input_bias": r.normal(size=3 * h), name + "hidden_bias": r.normal(size=3 * h)}  # fmt: skip
+            weights |= {
+                name + "input_weight": r.normal(size=(3 * h, size)),
+                name + "hidden_weight": r.normal(size=(3 * h, h)),
+                name + "input_bias": r.normal(size=3 * h),
+                name + "hidden_bias": r.normal(size=3 * h),
+            }
     return LetterToSound(weights)
 
 
@@ -81,7 +116,9 @@ def test_unit_inventory_is_the_documented_one() -> None:
     assert NUM_UNITS == 44 == len(UNIT_NAMES) and len(PHONES) == 40 and PHONES == tuple(sorted(PHONES))
     assert [PHONE_ID[p] for p in PHONES] == list(range(FIRST_PHONE, NUM_UNITS))
     assert canonical_phone("axr") == "er" and canonical_phone("dx") == "t"
-    assert is_vowel(PHONE_ID["ax"]) and not is_vowel(PHONE_ID["z"]) and not is_phone(PAUSE_SHORT) and is_pause(PAUSE_LONG)
+    assert (
+        is_vowel(PHONE_ID["ax"]) and not is_vowel(PHONE_ID["z"]) and not is_phone(PAUSE_SHORT) and is_pause(PAUSE_LONG)
+    )
     with pytest.raises(KeyError):
         canonical_phone("pau")
 
@@ -91,54 +128,152 @@ def test_unit_inventory_is_the_documented_one() -> None:
     ("written", "spoken"),
     [
         # numbers
-        ("1000", "one thousand"), ("1,234,567", "one million two hundred thirty four thousand five hundred sixty seven"),
-        ("3.14", "three point one four"), ("0.5", "zero point five"), (".5", "zero point five"), ("-5", "minus five"),
-        ("007", "zero zero seven"), ("12345678901234567890", " ".join(numbers.digits("12345678901234567890"))),
-        ("1st 22nd 103rd 4th", "first twenty second one hundred third fourth"), ("100%", "one hundred percent"),
-        ("1/2", "one half"), ("3/4", "three quarters"), ("2/3", "two thirds"), ("3 1/2", "three and a half"), ("7/0", "seven over zero"),
-        ("10-20", "ten to twenty"), ("2010–2015", "twenty ten to twenty fifteen"), ("24/7", "twenty four seven"), ("5*3", "five times three"),
-        ("2+2=4", "two plus two equals four"), ("#1", "number one"), ("~5", "about five"), ("5²", "five squared"), ("½", "one half"),
+        ("1000", "one thousand"),
+        ("1,234,567", "one million two hundred thirty four thousand five hundred sixty seven"),
+        ("3.14", "three point one four"),
+        ("0.5", "zero point five"),
+        (".5", "zero point five"),
+        ("-5", "minus five"),
+        ("007", "zero zero seven"),
+        ("12345678901234567890", " ".join(numbers.digits("12345678901234567890"))),
+        ("1st 22nd 103rd 4th", "first twenty second one hundred third fourth"),
+        ("100%", "one hundred percent"),
+        ("1/2", "one half"),
+        ("3/4", "three quarters"),
+        ("2/3", "two thirds"),
+        ("3 1/2", "three and a half"),
+        ("7/0", "seven over zero"),
+        ("10-20", "ten to twenty"),
+        ("2010–2015", "twenty ten to twenty fifteen"),
+        ("24/7", "twenty four seven"),
+        ("5*3", "five times three"),
+        ("2+2=4", "two plus two equals four"),
+        ("#1", "number one"),
+        ("~5", "about five"),
+        ("5²", "five squared"),
+        ("½", "one half"),
         # money
-        ("$5", "five dollars"), ("$1", "one dollar"), ("$5.20", "five dollars and twenty cents"), ("$0.99", "ninety nine cents"),
-        ("$1.01", "one dollar and one cent"), ("$5 million", "five million dollars"), ("$2.5 billion.", "two point five billion dollars ||"),
-        ("$10k", "ten thousand dollars"), ("£3.01", "three pounds and one penny"), ("¥500", "five hundred yen"), ("5€", "five euros"),
-        ("$1,000", "one thousand dollars"), ("-$5", "minus five dollars"), ("$", ""),
+        ("$5", "five dollars"),
+        ("$1", "one dollar"),
+        ("$5.20", "five dollars and twenty cents"),
+        ("$0.99", "ninety nine cents"),
+        ("$1.01", "one dollar and one cent"),
+        ("$5 million", "five million dollars"),
+        ("$2.5 billion.", "two point five billion dollars ||"),
+        ("$10k", "ten thousand dollars"),
+        ("£3.01", "three pounds and one penny"),
+        ("¥500", "five hundred yen"),
+        ("5€", "five euros"),
+        ("$1,000", "one thousand dollars"),
+        ("-$5", "minus five dollars"),
+        ("$", ""),
         # years, dates, times
-        ("1999", "nineteen ninety nine"), ("1905", "nineteen oh five"), ("1900", "nineteen hundred"), ("2000", "two thousand"),
-        ("2005", "two thousand five"), ("2024", "twenty twenty four"), ("1,999", "one thousand nine hundred ninety nine"),
-        ("the 1990s", "the nineteen nineties"), ("'80s", "eighties"), ("Jan. 5, 1999", "january fifth | nineteen ninety nine"),
-        ("May 5th", "may fifth"), ("5 May 2020", "the fifth of may twenty twenty"), ("2024-01-15", "january fifteenth twenty twenty four"),
-        ("1/15/2024", "january fifteenth twenty twenty four"), ("99/99/2024", "nine nine nine nine two zero two four"),
-        ("3:45", "three forty five"), ("5:00", "five o'clock"), ("5:00 p.m.", "five p~ m~ ||"), ("3pm", "three p~ m~"), ("12:05 AM", "twelve oh five a~ m~"),
-        ("14:30", "fourteen thirty"), ("1:30:05", "one thirty and five seconds"), ("16:9", "sixteen to nine"),
+        ("1999", "nineteen ninety nine"),
+        ("1905", "nineteen oh five"),
+        ("1900", "nineteen hundred"),
+        ("2000", "two thousand"),
+        ("2005", "two thousand five"),
+        ("2024", "twenty twenty four"),
+        ("1,999", "one thousand nine hundred ninety nine"),
+        ("the 1990s", "the nineteen nineties"),
+        ("'80s", "eighties"),
+        ("Jan. 5, 1999", "january fifth | nineteen ninety nine"),
+        ("May 5th", "may fifth"),
+        ("5 May 2020", "the fifth of may twenty twenty"),
+        ("2024-01-15", "january fifteenth twenty twenty four"),
+        ("1/15/2024", "january fifteenth twenty twenty four"),
+        ("99/99/2024", "nine nine nine nine two zero two four"),
+        ("3:45", "three forty five"),
+        ("5:00", "five o'clock"),
+        ("5:00 p.m.", "five p~ m~ ||"),
+        ("3pm", "three p~ m~"),
+        ("12:05 AM", "twelve oh five a~ m~"),
+        ("14:30", "fourteen thirty"),
+        ("1:30:05", "one thirty and five seconds"),
+        ("16:9", "sixteen to nine"),
         # units of measure
-        ("5 km", "five kilometers"), ("1 km", "one kilometer"), ("5km/h", "five kilometers per hour"), ("1500 m", "one thousand five hundred meters"),
-        ("20°C", "twenty degrees celsius"), ("20 °F", "twenty degrees fahrenheit"), ("6 ft", "six feet"), ("5 in the", "five in the"), ("3.5GHz", "three point five gigahertz"),
+        ("5 km", "five kilometers"),
+        ("1 km", "one kilometer"),
+        ("5km/h", "five kilometers per hour"),
+        ("1500 m", "one thousand five hundred meters"),
+        ("20°C", "twenty degrees celsius"),
+        ("20 °F", "twenty degrees fahrenheit"),
+        ("6 ft", "six feet"),
+        ("5 in the", "five in the"),
+        ("3.5GHz", "three point five gigahertz"),
         # abbreviations
-        ("Dr. Smith", "doctor smith"), ("Elm Dr. is", "elm drive is"), ("St. John on Main St. is", "saint john on main street is"),
-        ("Mr. and Mrs. Jones", "mister and missus jones"), ("etc. And", "et cetera || and"), ("etc. and", "et cetera and"),
-        ("e.g. this", "for example this"), ("the U.S. Army", "the u~ s~ army"), ("the U.S. The", "the u~ s~ || the"),
-        ("J. Smith", "j~ smith"), ("No. 5", "number five"), ("No. Never", "no || never"), ("vs. them", "versus them"),
-        ("Henry VIII", "henry the eighth"), ("Chapter IV", "chapter four"), ("I am", "i~ am"),
+        ("Dr. Smith", "doctor smith"),
+        ("Elm Dr. is", "elm drive is"),
+        ("St. John on Main St. is", "saint john on main street is"),
+        ("Mr. and Mrs. Jones", "mister and missus jones"),
+        ("etc. And", "et cetera || and"),
+        ("etc. and", "et cetera and"),
+        ("e.g. this", "for example this"),
+        ("the U.S. Army", "the u~ s~ army"),
+        ("the U.S. The", "the u~ s~ || the"),
+        ("J. Smith", "j~ smith"),
+        ("No. 5", "number five"),
+        ("No. Never", "no || never"),
+        ("vs. them", "versus them"),
+        ("Henry VIII", "henry the eighth"),
+        ("Chapter IV", "chapter four"),
+        ("I am", "i~ am"),
         # acronyms and mixed words
-        ("NASA", "nasa"), ("CPU", "c~ p~ u~"), ("the US is", "the u~ s~ is"), ("THIS IS US", "this is us"), ("STOP NOW", "stop now"),
-        ("YouTube", "youtube"), ("OpenAI", "open a~ i~"), ("B2B", "b~ two b~"), ("AT&T", "a~ t~ and t~"), ("xkcd", "x~ k~ c~ d~"), ("CDs", "c~ d's~"),
-        ("A dog", "a dog"), ("Vitamin A is", "vitamin a~ is"), ("A B C", "a~ b~ c~"), ("C++", "c~ plus plus"),
+        ("NASA", "nasa"),
+        ("CPU", "c~ p~ u~"),
+        ("the US is", "the u~ s~ is"),
+        ("THIS IS US", "this is us"),
+        ("STOP NOW", "stop now"),
+        ("YouTube", "youtube"),
+        ("OpenAI", "open a~ i~"),
+        ("B2B", "b~ two b~"),
+        ("AT&T", "a~ t~ and t~"),
+        ("xkcd", "x~ k~ c~ d~"),
+        ("CDs", "c~ d's~"),
+        ("A dog", "a dog"),
+        ("Vitamin A is", "vitamin a~ is"),
+        ("A B C", "a~ b~ c~"),
+        ("C++", "c~ plus plus"),
         # addresses
-        ("www.example.com", "w~ w~ w~ dot example dot c~ o~ m~"), ("me@foo.com.", "m~ e~ at f~ o~ o~ dot c~ o~ m~ ||"), ("data.txt", "data dot t~ x~ t~"),
+        ("www.example.com", "w~ w~ w~ dot example dot c~ o~ m~"),
+        ("me@foo.com.", "m~ e~ at f~ o~ o~ dot c~ o~ m~ ||"),
+        ("data.txt", "data dot t~ x~ t~"),
         ("555-1234", "five five five | one two three four"),
         # marks
-        ("What?! No!!! Yes...", "what || no || yes ||"), ("well-known", "well known"), ("wow – ok", "wow | ok"), ("wow—ok", "wow | ok"), ("done -- ok", "done | ok"),
-        ("end.Start", "end || start"), ("(maybe)", "| maybe |"), ("“quote”", "quote"), ("it’s", "it's"), ("*bold* _it_", "bold it"), (":) hi ;-)", "hi"),
-        ("one\n\ntwo", "one || two"), ("one\ntwo", "one two"), ("and/or", "and or"),
+        ("What?! No!!! Yes...", "what || no || yes ||"),
+        ("well-known", "well known"),
+        ("wow – ok", "wow | ok"),
+        ("wow—ok", "wow | ok"),
+        ("done -- ok", "done | ok"),
+        ("end.Start", "end || start"),
+        ("(maybe)", "| maybe |"),
+        ("“quote”", "quote"),
+        ("it’s", "it's"),
+        ("*bold* _it_", "bold it"),
+        (":) hi ;-)", "hi"),
+        ("one\n\ntwo", "one || two"),
+        ("one\ntwo", "one two"),
+        ("and/or", "and or"),
         # Unicode
-        ("café naïve Straße ﬁne", "cafe naive strasse fine"), ("e\u0301t\u00e9", "ete"), ("hello😀world", "hello world"), ("你好 hi", "!CJK hi"),
-        ("при вет", "!Cyrillic !Cyrillic"), ("hel\u200blo", "hello"), ("a\x00b", "ab"), ("你好。", "!CJK ||"), ("Ｈｅｌｌｏ", "hello"),
+        ("café naïve Straße ﬁne", "cafe naive strasse fine"),
+        ("e\u0301t\u00e9", "ete"),
+        ("hello😀world", "hello world"),
+        ("你好 hi", "!CJK hi"),
+        ("при вет", "!Cyrillic !Cyrillic"),
+        ("hel\u200blo", "hello"),
+        ("a\x00b", "ab"),
+        ("你好。", "!CJK ||"),
+        ("Ｈｅｌｌｏ", "hello"),
         # cues
-        ("[happy] hi", "<happy> hi"), ("[pause 0.5]", "<pause 0.5>"), ("[Wave=2]now", "<wave 2> now"), ("see [not a tag]", "see | not a tag |"),
-        ("wor[sad]ld", "wor <sad> l~ d~"), ("[", "|"), ("[[happy]", "| <happy>"),
+        ("[happy] hi", "<happy> hi"),
+        ("[pause 0.5]", "<pause 0.5>"),
+        ("[Wave=2]now", "<wave 2> now"),
+        ("see [not a tag]", "see | not a tag |"),
+        ("wor[sad]ld", "wor <sad> l~ d~"),
+        ("[", "|"),
+        ("[[happy]", "| <happy>"),
     ],
-)  # fmt: skip
+)
 def test_reading(written: str, spoken: str) -> None:
     assert read(written) == spoken
 
@@ -164,7 +299,9 @@ def test_numbers_against_arithmetic(rng: np.random.Generator) -> None:
         return total + group
 
     r = random.Random(int(rng.integers(2**31)))
-    for value in [0, 1, 10, 19, 20, 99, 100, 101, 999, 1000, 10**17, numbers.MAX_CARDINAL] + [r.randrange(10 ** r.randint(1, 18)) for _ in range(500)]:
+    for value in [0, 1, 10, 19, 20, 99, 100, 101, 999, 1000, 10**17, numbers.MAX_CARDINAL] + [
+        r.randrange(10 ** r.randint(1, 18)) for _ in range(500)
+    ]:
         assert parse(numbers.cardinal(value)) == value
     with pytest.raises(ValueError):
         numbers.cardinal(10**18)
@@ -184,14 +321,28 @@ def said(pronouncer: Pronouncer, text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("the dog.", "dh ax d ao1 g <long>"), ("the apple", "dh iy ae1 p ax l <long>"), ("a dog", "ax d ao1 g <long>"),
-        ("the, apple", "dh ax <short> ae1 p ax l <long>"), ("the [wave] apple", "dh iy ae1 p ax l <long>"),
-        ("cat's dog's boss's", "k ae1 t s d ao1 g z b ao1 s ax z <long>"), ("cats", "k ae1 t s <long>"), ("it'll they'll", "ih1 t ax l dh ey1 l <long>"),
-        ("the record", "dh ax r eh1 k er d <long>"), ("to record", "t ax r ax k ao1 r d <long>"), ("they record", "dh ey1 r ax k ao1 r d <long>"),
-        ("it records", "ih1 t r ax k ao1 r d z <long>"), ("record the dog", "r ax k ao1 r d dh ax d ao1 g <long>"), ("record.", "r eh1 k er d <long>"), ("hellooooo", "hh ax l ow1 <long>"), ("$5", "f ay1 v d aa1 l er z <long>"),
-        ("...", ""), ("", ""), (" \n ", ""), ("dog, (cat).", "d ao1 g <short> k ae1 t <long>"),
+        ("the dog.", "dh ax d ao1 g <long>"),
+        ("the apple", "dh iy ae1 p ax l <long>"),
+        ("a dog", "ax d ao1 g <long>"),
+        ("the, apple", "dh ax <short> ae1 p ax l <long>"),
+        ("the [wave] apple", "dh iy ae1 p ax l <long>"),
+        ("cat's dog's boss's", "k ae1 t s d ao1 g z b ao1 s ax z <long>"),
+        ("cats", "k ae1 t s <long>"),
+        ("it'll they'll", "ih1 t ax l dh ey1 l <long>"),
+        ("the record", "dh ax r eh1 k er d <long>"),
+        ("to record", "t ax r ax k ao1 r d <long>"),
+        ("they record", "dh ey1 r ax k ao1 r d <long>"),
+        ("it records", "ih1 t r ax k ao1 r d z <long>"),
+        ("record the dog", "r ax k ao1 r d dh ax d ao1 g <long>"),
+        ("record.", "r eh1 k er d <long>"),
+        ("hellooooo", "hh ax l ow1 <long>"),
+        ("$5", "f ay1 v d aa1 l er z <long>"),
+        ("...", ""),
+        ("", ""),
+        (" \n ", ""),
+        ("dog, (cat).", "d ao1 g <short> k ae1 t <long>"),
     ],
-)  # fmt: skip
+)
 def test_pronunciation(pronouncer: Pronouncer, text: str, expected: str) -> None:
     assert said(pronouncer, text) == expected.split()
 
@@ -202,10 +353,17 @@ def test_words_and_offsets(pronouncer: Pronouncer) -> None:
     update = transcript.push(text)
     rest = transcript.end_turn()
     words, tokens, cues = update.words + rest.words, update.tokens + rest.tokens, update.cues + rest.cues
-    assert [(w.text, text[w.char_begin : w.char_end]) for w in words] == [("Hello", "Hello"), ("five", "$5"), ("dollars", "$5"), ("dog", "dog")]
+    assert [(w.text, text[w.char_begin : w.char_end]) for w in words] == [
+        ("Hello", "Hello"),
+        ("five", "$5"),
+        ("dollars", "$5"),
+        ("dog", "dog"),
+    ]
     for index, word in enumerate(words):
         own = tokens[word.first_token : word.first_token + word.num_tokens]
-        assert all(t.word_index == index and (t.char_begin, t.char_end) == (word.char_begin, word.char_end) for t in own)
+        assert all(
+            t.word_index == index and (t.char_begin, t.char_end) == (word.char_begin, word.char_end) for t in own
+        )
         assert [t.word_start for t in own] == [True] + [False] * (len(own) - 1)
     assert sum(w.num_tokens for w in words) + sum(is_pause(t.unit) for t in tokens) == len(tokens)
     (cue,) = cues
@@ -246,10 +404,58 @@ def test_other_scripts_warn_once_per_run(pronouncer: Pronouncer) -> None:
 
 # ---------------------------------------------------------------- any text, any split
 SNIPPETS = [
-    "Dr.", " Smith", "$5", " million", ".", ",", "1", ",000", "3:45", " pm", "U.S.", " The", "[happy]", "[pause 0.", "5]", "[", "]", "the", " apple",
-    "\n\n", "\n", " ", "—", "...", "'s", "(", "\u0301", "😀", "你", "é", "A", " a", "May", " 5", "1/2", "-", "http://a.b/c", "IT", " US", "J.", "\ud800", "\x00",
-    "x" * 40, "°", "C", "record", "%", "etc.", "No.", "²", "&",
-]  # fmt: skip
+    "Dr.",
+    " Smith",
+    "$5",
+    " million",
+    ".",
+    ",",
+    "1",
+    ",000",
+    "3:45",
+    " pm",
+    "U.S.",
+    " The",
+    "[happy]",
+    "[pause 0.",
+    "5]",
+    "[",
+    "]",
+    "the",
+    " apple",
+    "\n\n",
+    "\n",
+    " ",
+    "—",
+    "...",
+    "'s",
+    "(",
+    "\u0301",
+    "😀",
+    "你",
+    "é",
+    "A",
+    " a",
+    "May",
+    " 5",
+    "1/2",
+    "-",
+    "http://a.b/c",
+    "IT",
+    " US",
+    "J.",
+    "\ud800",
+    "\x00",
+    "x" * 40,
+    "°",
+    "C",
+    "record",
+    "%",
+    "etc.",
+    "No.",
+    "²",
+    "&",
+]
 TEXTS = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(SNIPPETS), max_size=25).map("".join))
 
 
@@ -292,7 +498,9 @@ def test_offsets_are_valid_and_in_order(pronouncer: Pronouncer, text: str) -> No
     if result.tokens:
         assert is_pause(result.tokens[-1].unit)
     for cue in result.cues:
-        assert text[cue.char_begin] == "[" and text[cue.char_end - 1] == "]" and 0 <= cue.token_index <= len(result.tokens)
+        assert (
+            text[cue.char_begin] == "[" and text[cue.char_end - 1] == "]" and 0 <= cue.token_index <= len(result.tokens)
+        )
 
 
 @settings(deadline=None, max_examples=100)
@@ -321,7 +529,10 @@ def test_what_is_held_back_is_bounded(pronouncer: Pronouncer) -> None:
 # ---------------------------------------------------------------- files
 def test_lexicon_round_trip(tmp_path: Path, rng: np.random.Generator) -> None:
     r = random.Random(int(rng.integers(2**31)))
-    words = {"".join(r.choices("abcde'", k=r.randint(1, 12))): tuple(r.choices(PHONE_CODES, k=r.randint(1, 40))) for _ in range(3000)}
+    words = {
+        "".join(r.choices("abcde'", k=r.randint(1, 12))): tuple(r.choices(PHONE_CODES, k=r.randint(1, 40)))
+        for _ in range(3000)
+    }
     path = tmp_path / "lexicon.bin"
     assert write_lexicon(path, words) == path.stat().st_size
     lexicon = Lexicon.load(path)
@@ -379,6 +590,11 @@ MINI = Path(__file__).parents[1] / "python/streamchar_rt/bundles/mini"
 def test_shipped_lexicon_says_common_words() -> None:
     lexicon = Lexicon.load(MINI / "lexicon.bin")
     assert len(lexicon) > 100_000
-    for word, expected in {"hello": "hh ax l ow1", "world": "w er1 l d", "the": "dh ax", "character": "k eh1 r ih k t er"}.items():
+    for word, expected in {
+        "hello": "hh ax l ow1",
+        "world": "w er1 l d",
+        "the": "dh ax",
+        "character": "k eh1 r ih k t er",
+    }.items():
         assert lexicon.get(word) == phones(expected)
     assert Pronouncer(lexicon, random_net(2)).phones("dog's") == phones("d ao1 g z")

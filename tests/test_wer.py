@@ -1,4 +1,5 @@
 """Word error rate: the count against a naive truth, the normalisation, and the judge on a true voice."""
+
 from __future__ import annotations
 
 import itertools
@@ -15,7 +16,9 @@ def naive_distance(a: str, b: str) -> int:
     """The least number of edits by trying everything."""
     if not a or not b:
         return len(a) + len(b)
-    return min(naive_distance(a[1:], b[1:]) + (a[0] != b[0]), naive_distance(a[1:], b) + 1, naive_distance(a, b[1:]) + 1)
+    return min(
+        naive_distance(a[1:], b[1:]) + (a[0] != b[0]), naive_distance(a[1:], b) + 1, naive_distance(a, b[1:]) + 1
+    )
 
 
 def test_distance_against_exhaustive_search(rng: np.random.Generator) -> None:
@@ -30,10 +33,15 @@ def test_distance_against_exhaustive_search(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(
     ("reference", "hypothesis", "edits"),
     [
-        ("a b c", "a b c", (0, 0, 0)), ("a b c", "", (0, 3, 0)), ("", "a b", (0, 0, 2)), ("a b c", "a x c", (1, 0, 0)),
-        ("a b c", "a c", (0, 1, 0)), ("a b c", "a b b c", (0, 0, 1)), ("The DOG, barked!", "the dog barked", (0, 0, 0)),
+        ("a b c", "a b c", (0, 0, 0)),
+        ("a b c", "", (0, 3, 0)),
+        ("", "a b", (0, 0, 2)),
+        ("a b c", "a x c", (1, 0, 0)),
+        ("a b c", "a c", (0, 1, 0)),
+        ("a b c", "a b b c", (0, 0, 1)),
+        ("The DOG, barked!", "the dog barked", (0, 0, 0)),
     ],
-)  # fmt: skip
+)
 def test_score(reference: str, hypothesis: str, edits: tuple[int, int, int]) -> None:
     assert score(reference, hypothesis) == (Edits(*edits), len(reference.split()))
 
@@ -41,10 +49,14 @@ def test_score(reference: str, hypothesis: str, edits: tuple[int, int, int]) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("It's 21 o'clock.", "it's twenty one o'clock"), ("well-known", "well known"), ("<s> hello <sil> there(2) [NOISE] ++UH++ </s>", "hello there"),
-        ("'quoted' dogs’", "quoted dogs"), ("", ""), ("1,000", "one zero zero zero"),
+        ("It's 21 o'clock.", "it's twenty one o'clock"),
+        ("well-known", "well known"),
+        ("<s> hello <sil> there(2) [NOISE] ++UH++ </s>", "hello there"),
+        ("'quoted' dogs’", "quoted dogs"),
+        ("", ""),
+        ("1,000", "one zero zero zero"),
     ],
-)  # fmt: skip
+)
 def test_normalisation(text: str, words: str) -> None:
     expected = words.split()
     if text == "1,000":  # a digit group is no number of its own: both sides are treated the same way
@@ -65,8 +77,12 @@ class Oracle:
 def test_evaluate_adds_up() -> None:
     said = ["one two three four", "five six"]
     calls = []
-    result = evaluate(lambda text: np.zeros(8000, np.float32), said, recogniser=Oracle(["one two four", "five six six"]),
-                      progress=lambda *a: calls.append(a))  # fmt: skip
+    result = evaluate(
+        lambda text: np.zeros(8000, np.float32),
+        said,
+        recogniser=Oracle(["one two four", "five six six"]),
+        progress=lambda *a: calls.append(a),
+    )
     assert result["wer"] == pytest.approx(2 / 6)
     assert (result["substitutions"], result["deletions"], result["insertions"]) == (0, 1, 1)
     assert result["words"] == 6 and result["sentences"] == 2 and result["seconds"] == 1.0

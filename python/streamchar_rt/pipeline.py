@@ -20,7 +20,9 @@ from .denoiser.dit import Style as StyleTensors
 from .orchestrator.alignment import elapsed_in, monotonic_path
 from .orchestrator.condition import LONGEST, ConditionConfig, ConditionEncoder, alignment_features
 from .orchestrator.model import Orchestrator, OrchestratorConfig, TranscriptWindow
-from .orchestrator.units import END, PAD, is_pause
+from .orchestrator.units import END, FIRST_PHONE, PAD
+
+SHORTEST_PHONE = 2     # half-frames: a phone of 20 ms is not heard
 
 __all__ = ["CharacterFeatures", "Models", "RawChunk", "StreamState", "Style", "encode_character", "generate_chunk"]
 
@@ -214,7 +216,7 @@ class _Planner:
         self.rows = state.units.window(self.first, config.window)
         # A unit before the pointer is context for the model, never a place to go.
         self.blocked = (self.rows[:, 0] == PAD) | (np.arange(config.window) < config.window_before)
-        self.optional = np.array([is_pause(int(u)) for u in self.rows[:, 0]])
+        self.minimum = np.where(self.rows[:, 0] >= FIRST_PHONE, SHORTEST_PHONE, 1)
         unit, stress, start = torch.from_numpy(self.rows).T[:, None]
         self.states = models.orchestrator.encode(
             TranscriptWindow(unit, stress, start), state.history.reshape(1, config.history_tokens, -1),
@@ -226,7 +228,7 @@ class _Planner:
         logits, _ = models.orchestrator.align(self.states, mel, torch.tensor([t]))
         logits = np.where(self.blocked, -np.inf, logits[0].double().numpy())
         at = config.window_before
-        self.path = monotonic_path(logits, at, elapsed=self.state.elapsed + 1, optional=self.optional)
+        self.path = monotonic_path(logits, at, minimum=self.minimum, elapsed=self.state.elapsed + 1)
         shifted = np.exp(logits - logits.max(1, keepdims=True))
         chosen = shifted[np.arange(len(self.path)), self.path] / shifted.sum(1)
         self.confidence = float(chosen[: config.slots].mean())

@@ -1,4 +1,5 @@
 """Edit distance between two sequences, with the kinds of errors."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

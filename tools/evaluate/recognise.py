@@ -1,4 +1,5 @@
 """The judge: pocketsphinx with its own American English model, independent of anything that is trained here."""
+
 from __future__ import annotations
 
 import numpy as np

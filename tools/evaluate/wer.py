@@ -5,6 +5,7 @@
 measures the true voice: what the recogniser itself gets wrong. :func:`evaluate` measures anything that
 turns text into speech.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -16,8 +17,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-
 from streamchar_rt.orchestrator import numbers
+
 from tools.evaluate.distance import Edits, edit_distance
 from tools.evaluate.recognise import SAMPLE_RATE, Recogniser
 from tools.studio.sentences import evaluation_sentences
@@ -76,7 +77,9 @@ def evaluate(
 def main() -> None:
     from tools.studio.speech import VOICE_NAMES, synthesize
 
-    parser = argparse.ArgumentParser(prog="python -m tools.evaluate.wer", description="Word error rate of the true voice.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.evaluate.wer", description="Word error rate of the true voice."
+    )
     parser.add_argument("--voice", default="rms", choices=VOICE_NAMES)
     parser.add_argument("--sentences", type=int, default=100)
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
@@ -93,10 +96,10 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=1))
         return
+    counts = "{substitutions} substituted, {deletions} deleted, {insertions} inserted".format_map(result)
     print(
-        f"{arguments.voice}: WER {result['wer']:.2%} ± {result['standard_error']:.2%} on {result['sentences']} sentences, "
-        f"{result['words']} words ({result['substitutions']} substituted, {result['deletions']} deleted, "
-        f"{result['insertions']} inserted), {result['seconds']:.0f} s of speech"
+        f"{arguments.voice}: WER {result['wer']:.2%} ± {result['standard_error']:.2%} on "
+        f"{result['sentences']} sentences, {result['words']} words ({counts}), {result['seconds']:.0f} s of speech"
     )
 
 

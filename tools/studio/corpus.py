@@ -4,6 +4,7 @@ Shard ``i`` is two files: ``shard_00000.samples.npy``, all samples (int16, 16 kH
 and ``shard_00000.npz`` with the arrays named in :data:`_FIELDS`. A shard's content depends only on
 (seed, voices, i), so that a run that was stopped goes on where it was, and two runs agree byte for byte.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -72,7 +73,8 @@ class Corpus(Sequence[Utterance]):
             self._samples.append(np.load(path.with_suffix("").with_suffix(".samples.npy"), mmap_mode="r"))
         if not self._index:
             raise FileNotFoundError(
-                f"no speech in {self.directory}; make some with: python -m tools.studio.speech --hours 1 --out {self.directory}"
+                f"no speech in {self.directory}; make some with: "
+                f"python -m tools.studio.speech --hours 1 --out {self.directory}"
             )
 
     def __len__(self) -> int:
@@ -196,7 +198,9 @@ def _check_same_plan(plan: _Plan) -> None:
     path = plan.directory / "plan.json"
     wanted = {"seed": plan.seed, "voices": [list(v) for v in plan.voices], "rates": list(RATE_RANGE)}
     if path.exists() and (found := json.loads(path.read_text())) != wanted:
-        raise SystemExit(f"{plan.directory} holds a corpus made with {found}; choose another --out or the same settings")
+        raise SystemExit(
+            f"{plan.directory} holds a corpus made with {found}; choose another --out or the same settings"
+        )
     path.write_text(json.dumps(wanted))
 
 
@@ -211,7 +215,9 @@ def _parse_voices(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.studio.speech", description="Write a corpus of speech with known truth.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.studio.speech", description="Write a corpus of speech with known truth."
+    )
     parser.add_argument("--hours", type=float, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1)

@@ -3,6 +3,7 @@
 flite keeps an utterance as relations (lists and trees) over shared items. The struct heads below are
 the public ones of flite 2.x; everything else goes through its accessor functions.
 """
+
 from __future__ import annotations
 
 import ctypes as C

@@ -4,6 +4,7 @@ Grammar templates over hand-written word lists give natural rhythm; draws from t
 banded by the frequency that pocketsphinx's language model gives each word, give coverage. Numbers,
 money, dates and times come spelled out, the way the text front end spells them.
 """
+
 from __future__ import annotations
 
 import functools
@@ -13,165 +14,191 @@ import re
 from collections.abc import Callable
 
 from streamchar_rt.orchestrator.numbers import cardinal, ordinal, year
+
 from tools.studio.evaluation_set import EVALUATION_SENTENCES
 
 _NOUNS = """
-apple arm artist autumn baby bag baker ball bank basket beach bear bed bell bench bicycle bird birthday boat body book
-bottle bowl box boy branch bread breakfast bridge brother brush bucket building bus butter button cake camera camp
-candle captain car card carpet castle cat chair cheese chicken child church circle city class clock cloud coat coffee
-coin color computer concert cookie corner country cousin cow crowd cup curtain dance daughter day desk dinner doctor
-dog door dragon dream dress driver duck ear earth egg engine evening example eye face factory family farm farmer father
-feather field film finger fire fish floor flower fog forest fork fox friend fruit game garden gate gift girl glass glove
-goat grass group guest guitar hall hammer hand harbor hat head heart hill hobby holiday horse hospital hotel hour house
-idea island jacket job joke journey judge juice key kitchen kite knife ladder lady lake lamp language lantern laugh leaf
-lesson letter library light lion list machine map market meal meeting message mirror moment money monkey month moon
-morning mother mountain mouse movie museum music name nation nature neighbor nest night noise nose note number nurse
-object ocean office oil onion orange owner page painting pair palace paper parent park part party path pen pencil person
-phone photo picture piece pilot pipe place plan plane planet plant plate player pocket poem police pond potato present
-price prince princess problem project promise question rabbit race radio rain reason recipe reporter restaurant ring
-river road robot roof room rope rose sailor salad salt sand sandwich school science screen sea season secret sentence
-shadow sheep shelf ship shirt shoe shop shoulder signal singer sister sky snake snow soldier song sound soup space speech
-spoon spring square stage stair star station stone store storm story stranger street student summer sun surprise sweater
-table tail teacher team television tent theater thing thought thumb ticket tiger tomato tongue tool tooth tower town toy
-track train tree trip truck uncle vegetable village violin visitor voice volcano waiter walk wall watch water weather
-week wheel whistle wife wind window wing winter wizard wolf woman wood word work world writer yard year zebra zoo
+apple arm artist autumn baby bag baker ball bank basket beach bear bed bell bench bicycle bird birthday boat
+body book bottle bowl box boy branch bread breakfast bridge brother brush bucket building bus butter button cake
+camera camp candle captain car card carpet castle cat chair cheese chicken child church circle city class clock
+cloud coat coffee coin color computer concert cookie corner country cousin cow crowd cup curtain dance daughter
+day desk dinner doctor dog door dragon dream dress driver duck ear earth egg engine evening example eye face
+factory family farm farmer father feather field film finger fire fish floor flower fog forest fork fox friend
+fruit game garden gate gift girl glass glove goat grass group guest guitar hall hammer hand harbor hat head
+heart hill hobby holiday horse hospital hotel hour house idea island jacket job joke journey judge juice key
+kitchen kite knife ladder lady lake lamp language lantern laugh leaf lesson letter library light lion list
+machine map market meal meeting message mirror moment money monkey month moon morning mother mountain mouse
+movie museum music name nation nature neighbor nest night noise nose note number nurse object ocean office oil
+onion orange owner page painting pair palace paper parent park part party path pen pencil person phone photo
+picture piece pilot pipe place plan plane planet plant plate player pocket poem police pond potato present price
+prince princess problem project promise question rabbit race radio rain reason recipe reporter restaurant ring
+river road robot roof room rope rose sailor salad salt sand sandwich school science screen sea season secret
+sentence shadow sheep shelf ship shirt shoe shop shoulder signal singer sister sky snake snow soldier song sound
+soup space speech spoon spring square stage stair star station stone store storm story stranger street student
+summer sun surprise sweater table tail teacher team television tent theater thing thought thumb ticket tiger
+tomato tongue tool tooth tower town toy track train tree trip truck uncle vegetable village violin visitor voice
+volcano waiter walk wall watch water weather week wheel whistle wife wind window wing winter wizard wolf woman
+wood word work world writer yard year zebra zoo
 """.split()
-_NO_PLURAL = set("money music bread butter rain snow water weather police salt earth sand nature science cheese".split())
+_NO_PLURAL = set(
+    "money music bread butter rain snow water weather police salt earth sand nature science cheese".split()
+)
 _PLURALS = {
     "child": "children", "woman": "women", "man": "men", "person": "people", "tooth": "teeth", "mouse": "mice",
     "sheep": "sheep", "fish": "fish", "knife": "knives", "leaf": "leaves", "wolf": "wolves", "wife": "wives",
     "shelf": "shelves", "hobby": "hobbies", "tomato": "tomatoes", "potato": "potatoes", "volcano": "volcanoes",
 }  # fmt: skip
 _ADJECTIVES = """
-able afraid amazing ancient angry awful bad beautiful big bitter black blue bold brave bright brilliant broken brown busy
-calm careful cheap cheerful clean clear clever cold common complete cool correct crazy curious dangerous dark dear deep
-delicious different difficult dirty dry dull early easy elegant empty enormous equal exact excellent expensive fair famous
-fast final fine flat foolish foreign free fresh friendly funny gentle giant glad golden good grand gray great green happy
-hard healthy heavy helpful high hollow honest hot huge hungry important incredible innocent interesting jealous joyful
-kind large last late lazy light little local lonely long loose loud lovely lucky magic main modern narrow natural near
-necessary nervous new nice noisy odd old open ordinary orange pale perfect plain pleasant polite poor popular possible
-powerful pretty private proud public pure purple quick quiet rare ready real red regular rich rough round royal sad safe
-secret serious sharp short shy sick silent silly silver simple single slow small smart smooth soft sour special square
-strange strong sudden sunny sure sweet tall terrible thick thin thirsty tidy tiny tired tough true ugly unusual useful
-useless usual valuable violet warm weak weird wet white whole wide wild wise wonderful wooden wrong yellow young
+able afraid amazing ancient angry awful bad beautiful big bitter black blue bold brave bright brilliant broken
+brown busy calm careful cheap cheerful clean clear clever cold common complete cool correct crazy curious
+dangerous dark dear deep delicious different difficult dirty dry dull early easy elegant empty enormous equal
+exact excellent expensive fair famous fast final fine flat foolish foreign free fresh friendly funny gentle
+giant glad golden good grand gray great green happy hard healthy heavy helpful high hollow honest hot huge
+hungry important incredible innocent interesting jealous joyful kind large last late lazy light little local
+lonely long loose loud lovely lucky magic main modern narrow natural near necessary nervous new nice noisy odd
+old open ordinary orange pale perfect plain pleasant polite poor popular possible powerful pretty private proud
+public pure purple quick quiet rare ready real red regular rich rough round royal sad safe secret serious sharp
+short shy sick silent silly silver simple single slow small smart smooth soft sour special square strange strong
+sudden sunny sure sweet tall terrible thick thin thirsty tidy tiny tired tough true ugly unusual useful useless
+usual valuable violet warm weak weird wet white whole wide wild wise wonderful wooden wrong yellow young
 """.split()
 _ADVERBS = """
-again almost always angrily badly barely beautifully bravely briefly brightly calmly carefully certainly cheerfully clearly
-closely completely constantly correctly deeply early easily eagerly eventually exactly finally frequently generally gently
-gladly gracefully greatly happily hardly honestly immediately instead kindly lately later loudly luckily mostly naturally
-nearly nervously never nicely normally now obviously often once originally partly perfectly politely poorly possibly
-probably properly proudly quickly quietly rarely really recently regularly sadly safely seldom seriously sharply silently
-simply slowly smoothly softly somehow sometimes soon strangely strongly suddenly surely tomorrow tonight today together
-truly twice usually very warmly weakly well wildly wisely yesterday
+again almost always angrily badly barely beautifully bravely briefly brightly calmly carefully certainly
+cheerfully clearly closely completely constantly correctly deeply early easily eagerly eventually exactly
+finally frequently generally gently gladly gracefully greatly happily hardly honestly immediately instead kindly
+lately later loudly luckily mostly naturally nearly nervously never nicely normally now obviously often once
+originally partly perfectly politely poorly possibly probably properly proudly quickly quietly rarely really
+recently regularly sadly safely seldom seriously sharply silently simply slowly smoothly softly somehow
+sometimes soon strangely strongly suddenly surely tomorrow tonight today together truly twice usually very
+warmly weakly well wildly wisely yesterday
 """.split()
 # base, third person, past, -ing; "t" verbs take an object
 _TRANSITIVE = """
 bring/brings/brought/bringing build/builds/built/building buy/buys/bought/buying call/calls/called/calling
 carry/carries/carried/carrying catch/catches/caught/catching change/changes/changed/changing
 choose/chooses/chose/choosing clean/cleans/cleaned/cleaning close/closes/closed/closing
-cook/cooks/cooked/cooking cover/covers/covered/covering cut/cuts/cut/cutting describe/describes/described/describing
-discover/discovers/discovered/discovering draw/draws/drew/drawing drop/drops/dropped/dropping
-enjoy/enjoys/enjoyed/enjoying examine/examines/examined/examining expect/expects/expected/expecting
-explain/explains/explained/explaining feel/feels/felt/feeling fetch/fetches/fetched/fetching
-find/finds/found/finding finish/finishes/finished/finishing follow/follows/followed/following
-forget/forgets/forgot/forgetting fix/fixes/fixed/fixing give/gives/gave/giving guard/guards/guarded/guarding
-hear/hears/heard/hearing help/helps/helped/helping hide/hides/hid/hiding hold/holds/held/holding
-imagine/imagines/imagined/imagining invite/invites/invited/inviting join/joins/joined/joining keep/keeps/kept/keeping
-kick/kicks/kicked/kicking know/knows/knew/knowing leave/leaves/left/leaving lift/lifts/lifted/lifting
-like/likes/liked/liking lose/loses/lost/losing love/loves/loved/loving make/makes/made/making
-measure/measures/measured/measuring meet/meets/met/meeting mention/mentions/mentioned/mentioning
-move/moves/moved/moving need/needs/needed/needing notice/notices/noticed/noticing offer/offers/offered/offering
-open/opens/opened/opening order/orders/ordered/ordering own/owns/owned/owning paint/paints/painted/painting
-pass/passes/passed/passing pick/picks/picked/picking prefer/prefers/preferred/preferring
-prepare/prepares/prepared/preparing promise/promises/promised/promising protect/protects/protected/protecting
-pull/pulls/pulled/pulling push/pushes/pushed/pushing raise/raises/raised/raising reach/reaches/reached/reaching
-receive/receives/received/receiving remember/remembers/remembered/remembering
-remove/removes/removed/removing repair/repairs/repaired/repairing save/saves/saved/saving see/sees/saw/seeing
-sell/sells/sold/selling send/sends/sent/sending share/shares/shared/sharing shake/shakes/shook/shaking
-show/shows/showed/showing sign/signs/signed/signing steal/steals/stole/stealing study/studies/studied/studying
-surprise/surprises/surprised/surprising take/takes/took/taking taste/tastes/tasted/tasting teach/teaches/taught/teaching
-throw/throws/threw/throwing touch/touches/touched/touching trust/trusts/trusted/trusting turn/turns/turned/turning
-understand/understands/understood/understanding use/uses/used/using visit/visits/visited/visiting
-want/wants/wanted/wanting wash/washes/washed/washing watch/watches/watched/watching wear/wears/wore/wearing
-win/wins/won/winning wrap/wraps/wrapped/wrapping write/writes/wrote/writing
+cook/cooks/cooked/cooking cover/covers/covered/covering cut/cuts/cut/cutting
+describe/describes/described/describing discover/discovers/discovered/discovering draw/draws/drew/drawing
+drop/drops/dropped/dropping enjoy/enjoys/enjoyed/enjoying examine/examines/examined/examining
+expect/expects/expected/expecting explain/explains/explained/explaining feel/feels/felt/feeling
+fetch/fetches/fetched/fetching find/finds/found/finding finish/finishes/finished/finishing
+follow/follows/followed/following forget/forgets/forgot/forgetting fix/fixes/fixed/fixing give/gives/gave/giving
+guard/guards/guarded/guarding hear/hears/heard/hearing help/helps/helped/helping hide/hides/hid/hiding
+hold/holds/held/holding imagine/imagines/imagined/imagining invite/invites/invited/inviting
+join/joins/joined/joining keep/keeps/kept/keeping kick/kicks/kicked/kicking know/knows/knew/knowing
+leave/leaves/left/leaving lift/lifts/lifted/lifting like/likes/liked/liking lose/loses/lost/losing
+love/loves/loved/loving make/makes/made/making measure/measures/measured/measuring meet/meets/met/meeting
+mention/mentions/mentioned/mentioning move/moves/moved/moving need/needs/needed/needing
+notice/notices/noticed/noticing offer/offers/offered/offering open/opens/opened/opening
+order/orders/ordered/ordering own/owns/owned/owning paint/paints/painted/painting pass/passes/passed/passing
+pick/picks/picked/picking prefer/prefers/preferred/preferring prepare/prepares/prepared/preparing
+promise/promises/promised/promising protect/protects/protected/protecting pull/pulls/pulled/pulling
+push/pushes/pushed/pushing raise/raises/raised/raising reach/reaches/reached/reaching
+receive/receives/received/receiving remember/remembers/remembered/remembering remove/removes/removed/removing
+repair/repairs/repaired/repairing save/saves/saved/saving see/sees/saw/seeing sell/sells/sold/selling
+send/sends/sent/sending share/shares/shared/sharing shake/shakes/shook/shaking show/shows/showed/showing
+sign/signs/signed/signing steal/steals/stole/stealing study/studies/studied/studying
+surprise/surprises/surprised/surprising take/takes/took/taking taste/tastes/tasted/tasting
+teach/teaches/taught/teaching throw/throws/threw/throwing touch/touches/touched/touching
+trust/trusts/trusted/trusting turn/turns/turned/turning understand/understands/understood/understanding
+use/uses/used/using visit/visits/visited/visiting want/wants/wanted/wanting wash/washes/washed/washing
+watch/watches/watched/watching wear/wears/wore/wearing win/wins/won/winning wrap/wraps/wrapped/wrapping
+write/writes/wrote/writing
 """.split()
 _INTRANSITIVE = """
 agree/agrees/agreed/agreeing appear/appears/appeared/appearing arrive/arrives/arrived/arriving
-begin/begins/began/beginning bend/bends/bent/bending breathe/breathes/breathed/breathing burn/burns/burned/burning
-climb/climbs/climbed/climbing come/comes/came/coming complain/complains/complained/complaining cough/coughs/coughed/coughing
-cry/cries/cried/crying dance/dances/danced/dancing disappear/disappears/disappeared/disappearing
-dream/dreams/dreamed/dreaming drift/drifts/drifted/drifting exist/exists/existed/existing fall/falls/fell/falling
-fight/fights/fought/fighting fly/flies/flew/flying freeze/freezes/froze/freezing go/goes/went/going grow/grows/grew/growing
-happen/happens/happened/happening hurry/hurries/hurried/hurrying jump/jumps/jumped/jumping laugh/laughs/laughed/laughing
-lie/lies/lay/lying listen/listens/listened/listening live/lives/lived/living march/marches/marched/marching
-melt/melts/melted/melting move/moves/moved/moving pause/pauses/paused/pausing rest/rests/rested/resting
-rise/rises/rose/rising run/runs/ran/running sail/sails/sailed/sailing shine/shines/shone/shining shout/shouts/shouted/shouting
-sing/sings/sang/singing sit/sits/sat/sitting sleep/sleeps/slept/sleeping smile/smiles/smiled/smiling
-speak/speaks/spoke/speaking spin/spins/spun/spinning stand/stands/stood/standing stay/stays/stayed/staying
-stop/stops/stopped/stopping swim/swims/swam/swimming talk/talks/talked/talking travel/travels/traveled/traveling
-vanish/vanishes/vanished/vanishing wait/waits/waited/waiting wake/wakes/woke/waking walk/walks/walked/walking
-wander/wanders/wandered/wandering whisper/whispers/whispered/whispering work/works/worked/working yawn/yawns/yawned/yawning
+begin/begins/began/beginning bend/bends/bent/bending breathe/breathes/breathed/breathing
+burn/burns/burned/burning climb/climbs/climbed/climbing come/comes/came/coming
+complain/complains/complained/complaining cough/coughs/coughed/coughing cry/cries/cried/crying
+dance/dances/danced/dancing disappear/disappears/disappeared/disappearing dream/dreams/dreamed/dreaming
+drift/drifts/drifted/drifting exist/exists/existed/existing fall/falls/fell/falling fight/fights/fought/fighting
+fly/flies/flew/flying freeze/freezes/froze/freezing go/goes/went/going grow/grows/grew/growing
+happen/happens/happened/happening hurry/hurries/hurried/hurrying jump/jumps/jumped/jumping
+laugh/laughs/laughed/laughing lie/lies/lay/lying listen/listens/listened/listening live/lives/lived/living
+march/marches/marched/marching melt/melts/melted/melting move/moves/moved/moving pause/pauses/paused/pausing
+rest/rests/rested/resting rise/rises/rose/rising run/runs/ran/running sail/sails/sailed/sailing
+shine/shines/shone/shining shout/shouts/shouted/shouting sing/sings/sang/singing sit/sits/sat/sitting
+sleep/sleeps/slept/sleeping smile/smiles/smiled/smiling speak/speaks/spoke/speaking spin/spins/spun/spinning
+stand/stands/stood/standing stay/stays/stayed/staying stop/stops/stopped/stopping swim/swims/swam/swimming
+talk/talks/talked/talking travel/travels/traveled/traveling vanish/vanishes/vanished/vanishing
+wait/waits/waited/waiting wake/wakes/woke/waking walk/walks/walked/walking wander/wanders/wandered/wandering
+whisper/whispers/whispered/whispering work/works/worked/working yawn/yawns/yawned/yawning
 """.split()
 _NAMES = """
-Aaron Adam Alan Alex Alice Amanda Amy Andrea Andrew Angela Anna Anthony Barbara Ben Betty Bob Brian Carlos Carol Caroline
-Charles Charlotte Chloe Chris Claire Daniel David Deborah Dennis Diana Donald Dorothy Edward Elizabeth Ella Emily Emma Eric
-Ethan Eva Evelyn Frank Gabriel George Gloria Grace Hannah Harold Harry Helen Henry Isaac Isabella Jack Jacob James Jane
-Janet Jason Jean Jennifer Jeremy Jessica Joan John Jonathan Joseph Joshua Joyce Juan Judy Julia Justin Karen Katherine
-Keith Kelly Kevin Kyle Larry Laura Lauren Lily Linda Lisa Louis Lucas Lucy Margaret Maria Mark Martha Martin Mary Matthew
-Megan Michael Michelle Nancy Natalie Nathan Nicholas Nicole Noah Olivia Oscar Pamela Patricia Patrick Paul Peter Philip
-Rachel Ralph Raymond Rebecca Richard Robert Roger Rose Roy Russell Ruth Ryan Samantha Samuel Sandra Sarah Scott Sharon
-Sophia Stephanie Stephen Steven Susan Teresa Theodore Thomas Timothy Tyler Victoria Vincent Virginia Walter Wayne William
-Zachary Zoe
+Aaron Adam Alan Alex Alice Amanda Amy Andrea Andrew Angela Anna Anthony Barbara Ben Betty Bob Brian Carlos Carol
+Caroline Charles Charlotte Chloe Chris Claire Daniel David Deborah Dennis Diana Donald Dorothy Edward Elizabeth
+Ella Emily Emma Eric Ethan Eva Evelyn Frank Gabriel George Gloria Grace Hannah Harold Harry Helen Henry Isaac
+Isabella Jack Jacob James Jane Janet Jason Jean Jennifer Jeremy Jessica Joan John Jonathan Joseph Joshua Joyce
+Juan Judy Julia Justin Karen Katherine Keith Kelly Kevin Kyle Larry Laura Lauren Lily Linda Lisa Louis Lucas
+Lucy Margaret Maria Mark Martha Martin Mary Matthew Megan Michael Michelle Nancy Natalie Nathan Nicholas Nicole
+Noah Olivia Oscar Pamela Patricia Patrick Paul Peter Philip Rachel Ralph Raymond Rebecca Richard Robert Roger
+Rose Roy Russell Ruth Ryan Samantha Samuel Sandra Sarah Scott Sharon Sophia Stephanie Stephen Steven Susan
+Teresa Theodore Thomas Timothy Tyler Victoria Vincent Virginia Walter Wayne William Zachary Zoe
 """.split()
 _SURNAMES = """
-Adams Allen Anderson Baker Bell Brooks Brown Campbell Carter Clark Collins Cooper Davis Edwards Evans Fisher Foster Garcia
-Gonzalez Gray Green Hall Harris Hughes Jackson Johnson Jones Kelly Kennedy King Lee Lewis Lopez Martinez Miller Mitchell
-Moore Morgan Morris Murphy Nelson Parker Patel Perez Peterson Phillips Price Ramirez Reed Rivera Roberts Robinson Rodriguez
-Rogers Sanchez Sanders Scott Simmons Smith Stewart Sullivan Taylor Thompson Torres Turner Walker Ward Washington Watson
-White Williams Wilson Wood Wright Young
+Adams Allen Anderson Baker Bell Brooks Brown Campbell Carter Clark Collins Cooper Davis Edwards Evans Fisher
+Foster Garcia Gonzalez Gray Green Hall Harris Hughes Jackson Johnson Jones Kelly Kennedy King Lee Lewis Lopez
+Martinez Miller Mitchell Moore Morgan Morris Murphy Nelson Parker Patel Perez Peterson Phillips Price Ramirez
+Reed Rivera Roberts Robinson Rodriguez Rogers Sanchez Sanders Scott Simmons Smith Stewart Sullivan Taylor
+Thompson Torres Turner Walker Ward Washington Watson White Williams Wilson Wood Wright Young
 """.split()
 _PLACES = """
-Africa Alaska America Amsterdam Argentina Asia Athens Atlanta Australia Austria Barcelona Belgium Berlin Boston Brazil
-Britain California Canada Chicago Chile China Colorado Cuba Dallas Denver Denmark Detroit Dublin Egypt England Europe Finland
-Florida France Geneva Georgia Germany Greece Hawaii Houston Hungary Iceland India Indonesia Iran Iraq Ireland Israel Italy
-Jamaica Japan Jerusalem Kansas Kenya Korea London Madrid Mexico Miami Michigan Minnesota Montana Morocco Moscow Nepal Nevada
-Norway Ohio Oregon Oxford Paris Peru Phoenix Poland Portugal Rome Russia Scotland Seattle Spain Sweden Switzerland Sydney
-Texas Tokyo Toronto Turkey Utah Venice Vienna Vietnam Virginia Wales Washington
+Africa Alaska America Amsterdam Argentina Asia Athens Atlanta Australia Austria Barcelona Belgium Berlin Boston
+Brazil Britain California Canada Chicago Chile China Colorado Cuba Dallas Denver Denmark Detroit Dublin Egypt
+England Europe Finland Florida France Geneva Georgia Germany Greece Hawaii Houston Hungary Iceland India
+Indonesia Iran Iraq Ireland Israel Italy Jamaica Japan Jerusalem Kansas Kenya Korea London Madrid Mexico Miami
+Michigan Minnesota Montana Morocco Moscow Nepal Nevada Norway Ohio Oregon Oxford Paris Peru Phoenix Poland
+Portugal Rome Russia Scotland Seattle Spain Sweden Switzerland Sydney Texas Tokyo Toronto Turkey Utah Venice
+Vienna Vietnam Virginia Wales Washington
 """.split()
 _MONTHS = "January February March April May June July August September October November December".split()
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 _UNITS = """
-seconds minutes hours days weeks months years inches feet yards miles meters kilometers grams kilograms pounds ounces tons
-liters gallons cups pieces pages steps people percent degrees points dollars cents euros times
+seconds minutes hours days weeks months years inches feet yards miles meters kilometers grams kilograms pounds
+ounces tons liters gallons cups pieces pages steps people percent degrees points dollars cents euros times
 """.split()
 _PREPOSITIONS = """
-above across after against along around at before behind below beneath beside between beyond by during for from in inside
-into near next\u00a0to on on\u00a0top\u00a0of out\u00a0of outside over past through toward towards under until up with without
+above across after against along around at before behind below beneath beside between beyond by during for from
+in inside into near next\u00a0to on on\u00a0top\u00a0of out\u00a0of outside over past through toward towards
+under until up with without
 """.split()
 _SUBJECTS = "I you he she it we they everyone somebody nobody".split()
 _OBJECTS = "me you him her it us them everyone something nothing".split()
 _DETERMINERS = "the the the the the a a a this that my your his her our their every another one some each no".split()
-_PLURAL_DETERMINERS = "the the the these those my your his her our their some many few several most all two three".split()
-_SHORT = """
-Yes.|No.|Hello!|Hi there!|Hello there!|Good morning.|Good evening, everyone.|Good night.|Thank you.|Thank you very much!
-Thanks a lot.|You're welcome.|I see.|I don't know.|I'm not sure.|Of course.|Of course not!|Sure.|Sure, why not?|Maybe.
-Maybe later.|Okay.|Okay, let's go.|All right.|All right then.|Wait!|Wait a minute.|Stop!|Stop it!|Look!|Look at that!|Listen.
-Please.|Yes, please.|No, thanks.|Not at all.|Not now.|Not yet.|Never.|Never mind.|Always.|Really?|Are you sure?|What?
-What's that?|What's wrong?|Why?|Why not?|Who is it?|Who's there?|Where?|Where are you?|When?|How?|How are you?|How much is it?
-How do you do?|I'm fine, thanks.|Excuse me.|Sorry.|I'm so sorry.|No problem.|Don't worry.|Be careful!|Come on!|Come in.
-Come here, please.|Go ahead.|Go away!|Sit down.|Stand up.|Hurry up!|Well done!|Well, well, well.|Good job!|Great!|Wonderful!
-Awesome!|Wow!|Oh no!|Oh, I see.|Oops.|Hmm, let me think.|Let's see.|Let me see.|Let's get started.|Here we go!|Here you are.
-There it is.|That's right.|That's wrong.|That's it.|That's all.|That's great!|That's amazing!|Exactly.|Absolutely!|Definitely.
-Perhaps.|Probably not.|Certainly.|Nice to meet you.|See you soon.|See you later!|See you tomorrow.|Bye!|Goodbye.|Goodbye, friend.
-Take care.|Good luck!|Congratulations!|Happy birthday!|Welcome!|Welcome back.|Cheers!|Help!|Ready?|Ready, set, go!|One moment.
-It's me.|It's okay.|It's late.|It works!|I agree.|I love it!|I can't.|I won't.|I will.|I did it!|You did it!|We won!|They lost.
-He's here.|She's gone.|Who knows?|Who cares?|So what?|Guess what?|Is that true?|Is it?|Does it?|Did you?|Can you hear me?
-""".replace("\n", "|").strip("|").split("|")
-_OPENERS = """
-well,|so,|now,|okay,|first,|then,|finally,|in fact,|of course,|by the way,|for example,|on the other hand,|to be honest,
-after all,|as usual,|at last,|once again,|in the end,|strangely enough,|believe it or not,|years ago,|one day,|this morning,
-last night,|today,|tomorrow,|fortunately,|unfortunately,|however,|meanwhile,|oh,|hey,|look,|listen,|yes,|no,|actually,|maybe
-""".replace("\n", "|").strip("|").split("|")
+_PLURAL_DETERMINERS = (
+    "the the the these those my your his her our their some many few several most all two three".split()
+)
+_SHORT = (
+    """
+Yes.|No.|Hello!|Hi there!|Hello there!|Good morning.|Good evening, everyone.|Good night.|Thank you.
+Thank you very much!|Thanks a lot.|You're welcome.|I see.|I don't know.|I'm not sure.|Of course.|Of course not!
+Sure.|Sure, why not?|Maybe.|Maybe later.|Okay.|Okay, let's go.|All right.|All right then.|Wait!|Wait a minute.
+Stop!|Stop it!|Look!|Look at that!|Listen.|Please.|Yes, please.|No, thanks.|Not at all.|Not now.|Not yet.|Never.
+Never mind.|Always.|Really?|Are you sure?|What?|What's that?|What's wrong?|Why?|Why not?|Who is it?|Who's there?
+Where?|Where are you?|When?|How?|How are you?|How much is it?|How do you do?|I'm fine, thanks.|Excuse me.|Sorry.
+I'm so sorry.|No problem.|Don't worry.|Be careful!|Come on!|Come in.|Come here, please.|Go ahead.|Go away!
+Sit down.|Stand up.|Hurry up!|Well done!|Well, well, well.|Good job!|Great!|Wonderful!|Awesome!|Wow!|Oh no!
+Oh, I see.|Oops.|Hmm, let me think.|Let's see.|Let me see.|Let's get started.|Here we go!|Here you are.
+There it is.|That's right.|That's wrong.|That's it.|That's all.|That's great!|That's amazing!|Exactly.
+Absolutely!|Definitely.|Perhaps.|Probably not.|Certainly.|Nice to meet you.|See you soon.|See you later!
+See you tomorrow.|Bye!|Goodbye.|Goodbye, friend.|Take care.|Good luck!|Congratulations!|Happy birthday!|Welcome!
+Welcome back.|Cheers!|Help!|Ready?|Ready, set, go!|One moment.|It's me.|It's okay.|It's late.|It works!|I agree.
+I love it!|I can't.|I won't.|I will.|I did it!|You did it!|We won!|They lost.|He's here.|She's gone.|Who knows?
+Who cares?|So what?|Guess what?|Is that true?|Is it?|Does it?|Did you?|Can you hear me?
+""".replace("\n", "|")
+    .strip("|")
+    .split("|")
+)
+_OPENERS = (
+    """
+well,|so,|now,|okay,|first,|then,|finally,|in fact,|of course,|by the way,|for example,|on the other hand,
+to be honest,|after all,|as usual,|at last,|once again,|in the end,|strangely enough,|believe it or not,
+years ago,|one day,|this morning,|last night,|today,|tomorrow,|fortunately,|unfortunately,|however,|meanwhile,
+oh,|hey,|look,|listen,|yes,|no,|actually,|maybe
+""".replace("\n", "|")
+    .strip("|")
+    .split("|")
+)
 _CONJUNCTIONS = "because when while if although after before until since unless as whenever though where".split()
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _TITLES = "doctor mister missus miss professor captain president uncle aunt".split()
@@ -396,11 +423,13 @@ class SentenceGenerator:
             return f"{word} {helper} {subject} {self._verb(0, transitive)}{tail if self._chance(0.6) else ''}?"
         if roll < 0.78:
             be = {"i": "am", "s": "is", "p": "are"}[number]
-            return f"{be} {subject} {self._pick([self._adjective(), self._where(), self._verb(3, True) + ' ' + self._object()])}?"
+            rest = self._pick([self._adjective(), self._where(), f"{self._verb(3, True)} {self._object()}"])
+            return f"{be} {subject} {rest}?"
         if roll < 0.9:
             which = self._pick(["what kind of", "which", "how many", "whose"])
             noun = self._pick(_NOUNS)
-            return f"{which} {_plural(noun) if which == 'how many' else noun} {self._pick(['do you like', 'did you see', 'is it', 'was that', 'should we take'])}?"
+            rest = self._pick(["do you like", "did you see", "is it", "was that", "should we take"])
+            return f"{which} {_plural(noun) if which == 'how many' else noun} {rest}?"
         tag = self._pick(["isn't it", "don't you", "right", "didn't they", "doesn't she", "wasn't he", "okay"])
         return f"{self._clause()}, {tag}?"
 
@@ -411,7 +440,8 @@ class SentenceGenerator:
         if roll < 0.55:
             return f"how {self._adjective()}!"
         if roll < 0.8:
-            return f"{self._pick(['please ', 'never ', 'always ', 'do not ', '', ''])}{self._verb(0, True)} {self._object()}!"
+            opening = self._pick(["please ", "never ", "always ", "do not ", "", ""])
+            return f"{opening}{self._verb(0, True)} {self._object()}!"
         return f"{self._clause()}!"
 
     def _compound(self) -> str:
@@ -430,8 +460,12 @@ class SentenceGenerator:
         count = self._r.randint(3, 5)
         maker = self._pick([self._noun, self._adjective, self._name, lambda: _plural(self._pick(_NOUNS)), self._place])
         items = [maker() for _ in range(count)]
-        joined = f"{', '.join(items[:-1])}{',' if self._chance(0.5) else ''} {self._pick(['and', 'and', 'or'])} {items[-1]}"
-        lead = self._pick(["we need", "I like", "she bought", "there are", "choose between", "they saw", "he mentioned", "bring"])
+        joined = (
+            f"{', '.join(items[:-1])}{',' if self._chance(0.5) else ''} {self._pick(['and', 'and', 'or'])} {items[-1]}"
+        )
+        lead = self._pick(
+            ["we need", "I like", "she bought", "there are", "choose between", "they saw", "he mentioned", "bring"]
+        )
         return f"{lead} {joined}."
 
     def _salad(self) -> str:
@@ -444,7 +478,9 @@ class SentenceGenerator:
 
     def _spelling(self) -> str:
         letters = " ".join(self._pick(_LETTERS) for _ in range(self._r.randint(2, 6)))
-        lead = self._pick(["it is spelled", "the letters are", "press", "we call it", "my code is", "plan", "the group"])
+        lead = self._pick(
+            ["it is spelled", "the letters are", "press", "we call it", "my code is", "plan", "the group"]
+        )
         return f"{lead} {letters.upper()}."
 
     # ---- numbers
@@ -455,6 +491,9 @@ class SentenceGenerator:
 
     def _small(self, low: int, high: int, spell=cardinal) -> str:
         return " ".join(spell(self._r.randint(low, high)))
+
+    def _digits(self, count: int) -> str:
+        return " ".join(self._small(0, 9) for _ in range(count))
 
     def _time(self) -> str:
         hour = self._small(1, 12)
@@ -480,7 +519,9 @@ class SentenceGenerator:
     def _numeric(self) -> str:
         noun, roll = self._noun(), self._r.random()
         if roll < 0.2:
-            return f"there {self._pick(['are', 'were'])} {self._number()} {_plural(self._pick(_NOUNS))} {self._where()}."
+            return (
+                f"there {self._pick(['are', 'were'])} {self._number()} {_plural(self._pick(_NOUNS))} {self._where()}."
+            )
         if roll < 0.35:
             return f"the {noun} {self._pick(['costs', 'cost', 'is worth'])} {self._money()}."
         if roll < 0.5:
@@ -490,11 +531,12 @@ class SentenceGenerator:
         if roll < 0.73:
             return f"in {self._year()}, {self._clause()}."
         if roll < 0.83:
-            return f"it {self._pick(['takes', 'weighs', 'was', 'lasts', 'is about'])} {self._number()} {self._pick(_UNITS)}."
+            verb = self._pick(["takes", "weighs", "was", "lasts", "is about"])
+            return f"it {verb} {self._number()} {self._pick(_UNITS)}."
         if roll < 0.88:
-            return f"it is {self._number()} point {' '.join(self._small(0, 9) for _ in range(self._r.randint(1, 3)))} {self._pick(_UNITS)}."
+            return f"it is {self._number()} point {self._digits(self._r.randint(1, 3))} {self._pick(_UNITS)}."
         if roll < 0.94:
-            return f"call {' '.join(self._small(0, 9) for _ in range(3))}, {' '.join(self._small(0, 9) for _ in range(4))}."
+            return f"call {self._digits(3)}, {self._digits(4)}."
         return f"the {self._small(1, 100, spell=ordinal)} {noun} {self._predicate('s')}."
 
     def _short(self) -> str:

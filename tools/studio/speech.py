@@ -4,14 +4,15 @@
 
 writes a corpus (see :mod:`tools.studio.corpus`).
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-
 from streamchar_rt.orchestrator.units import PAUSE_LONG, PAUSE_SHORT, PHONE_ID, canonical_phone, is_vowel
+
 from tools.studio.flite import SAMPLE_RATE, VOICES, FliteWord, flite
 
 __all__ = ["SAMPLE_RATE", "VOICE_NAMES", "Phone", "Speech", "Token", "synthesize", "to_tokens"]

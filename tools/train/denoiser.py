@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, help="folder of tools.train.scenes: trains picture and speech")
     parser.add_argument("--draws", type=int, default=2, help="noises drawn for each context")
     parser.add_argument("--scene-batch", type=int, default=8)
+    parser.add_argument("--speech-batches", type=int, default=1, help="batches without picture for each with it")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     model = Denoiser()
@@ -142,7 +143,7 @@ def main() -> None:
     fixed = test.sample(128, False)
 
     def step(iteration: int) -> dict[str, torch.Tensor]:
-        picture = scenes is not None and iteration % 2 == 0
+        picture = scenes is not None and iteration % (1 + args.speech_batches) == 0
         batch = train.sample(args.scene_batch if picture else args.batch, picture)
         return losses(model, batch, args.draws, loop.autocast())
 

@@ -1,7 +1,8 @@
 """Train the runtime's letter-to-sound net on the lexicon and report its accuracy on held-out words.
 
-    python -m tools.train.letter_to_sound --lexicon lexicon.bin --out letter_to_sound.safetensors
+python -m tools.train.letter_to_sound --lexicon lexicon.bin --out letter_to_sound.safetensors
 """
+
 from __future__ import annotations
 
 import argparse
@@ -12,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from streamchar_rt.orchestrator.letter_to_sound import LAYERS, MAX_LETTERS, NUM_CLASSES, SLOTS_PER_LETTER, LetterToSound
+from streamchar_rt.orchestrator.lexicon import Lexicon, PhoneToken, encode_phone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamchar_rt.orchestrator.letter_to_sound import LAYERS, MAX_LETTERS, NUM_CLASSES, SLOTS_PER_LETTER, LetterToSound
-from streamchar_rt.orchestrator.lexicon import Lexicon, PhoneToken, encode_phone
 from tools.evaluate.distance import edit_distance
 
 Pairs = list[tuple[str, tuple[PhoneToken, ...]]]
@@ -37,10 +38,19 @@ class Net(nn.Module):
 
     def exported(self) -> dict[str, Tensor]:
         """Weights under the runtime's names, float16."""
-        weights = {"embedding": self.embedding.weight, "output.weight": self.output.weight, "output.bias": self.output.bias}
+        weights = {
+            "embedding": self.embedding.weight,
+            "output.weight": self.output.weight,
+            "output.bias": self.output.bias,
+        }
         for layer in range(LAYERS):
             for direction, suffix in (("forward", ""), ("backward", "_reverse")):
-                for name, torch_name in (("input_weight", "weight_ih"), ("hidden_weight", "weight_hh"), ("input_bias", "bias_ih"), ("hidden_bias", "bias_hh")):
+                for name, torch_name in (
+                    ("input_weight", "weight_ih"),
+                    ("hidden_weight", "weight_hh"),
+                    ("input_bias", "bias_ih"),
+                    ("hidden_bias", "bias_hh"),
+                ):
                     weights[f"layer{layer}.{direction}.{name}"] = getattr(self.gru, f"{torch_name}_l{layer}{suffix}")
         return {name: weight.detach().to(torch.float16).contiguous() for name, weight in weights.items()}
 
@@ -128,7 +138,10 @@ def main() -> None:
     save_file(net.exported(), arguments.out)
     parameters = sum(p.numel() for p in net.parameters())
     figures = accuracy(LetterToSound.load(arguments.out), held_out)
-    print(f"{parameters} parameters, {arguments.out.stat().st_size} bytes, {len(training)} words; {len(held_out)} held out:")
+    print(
+        f"{parameters} parameters, {arguments.out.stat().st_size} bytes, "
+        f"{len(training)} words; {len(held_out)} held out:"
+    )
     print(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
 
 

@@ -7,6 +7,7 @@ stress, so each pronunciation comes from flite, whose own lexicon and rules carr
 the dictionary; that also makes the transcript units those that the training speech was made from. Where flite's
 rules disagree, the dictionary's phones are kept and take their stress from flite's rules, vowel by vowel.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -17,15 +18,26 @@ from pathlib import Path
 
 from streamchar_rt.orchestrator.lexicon import PhoneToken, write_lexicon
 from streamchar_rt.orchestrator.units import PHONE_ID, VOWELS, canonical_phone
+
 from tools.studio.flite import Flite, flite
 
 # Function words that flite reads in their reduced form; it looks up all others as content words.
 _REDUCED = {"a": "0", "in": "0", "to": "0"}
-# What flite's front end replaces before it looks words up.
+# Words that the dictionary lacks or that flite looks up wrongly without their context.
 _CORRECTIONS = {
-    "reading": "r iy1 d ih ng", "tis": "t ih1 z", "twas": "t w aa1 z", "til": "t ih1 l", "o'clock": "ax k l aa1 k", "oclock": "ax k l aa1 k",
-    "miz": "m ih1 z", "oh": "ow1", "ok": "ow1 k ey1", "okay": "ow1 k ey1", "shit": "sh ih1 t", "does": "d ah1 z",
-}  # fmt: skip
+    "does": "d ah1 z",
+    "miz": "m ih1 z",
+    "o'clock": "ax k l aa1 k",
+    "oclock": "ax k l aa1 k",
+    "oh": "ow1",
+    "ok": "ow1 k ey1",
+    "okay": "ow1 k ey1",
+    "reading": "r iy1 d ih ng",
+    "shit": "sh ih1 t",
+    "til": "t ih1 l",
+    "tis": "t ih1 z",
+    "twas": "t w aa1 z",
+}
 
 
 def phone_token(name: str) -> PhoneToken:

@@ -1,4 +1,5 @@
 """Tables of the text front end: abbreviations, acronyms, units, currencies, symbols."""
+
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
@@ -41,16 +42,20 @@ ABBREVIATIONS: dict[str, Abbreviation] = {
     ),
     **_table(
         "calendar",
-        "jan=january, feb=february, mar=march, apr=april, jun=june, jul=july, aug=august, sep=september, sept=september,"
+        "jan=january, feb=february, mar=march, apr=april, jun=june, jul=july, aug=august, sep=september,"
+        "sept=september,"
         "oct=october, nov=november, dec=december, mon=monday, tue=tuesday, tues=tuesday, wed=wednesday, thu=thursday,"
         "thur=thursday, thurs=thursday, fri=friday, sat=saturday, sun=sunday",
     ),
     **_table("word", "vs=versus, approx=approximately, est=estimated, incl=including, misc=miscellaneous, cf=compare"),
     **_table(
         "ending",
-        "etc=et cetera, inc=incorporated, ltd=limited, co=company, corp=corporation, bros=brothers, jr=junior, sr=senior,"
-        "esq=esquire, ave=avenue, blvd=boulevard, rd=road, ln=lane, hwy=highway, pkwy=parkway, sq=square, dept=department,"
-        "univ=university, assn=association, govt=government, mins=minutes, hr=hour, hrs=hours, secs=seconds, avg=average",
+        "etc=et cetera, inc=incorporated, ltd=limited, co=company, corp=corporation, bros=brothers,"
+        "jr=junior, sr=senior,"
+        "esq=esquire, ave=avenue, blvd=boulevard, rd=road, ln=lane, hwy=highway, pkwy=parkway, sq=square,"
+        "dept=department,"
+        "univ=university, assn=association, govt=government, mins=minutes, hr=hour, hrs=hours, secs=seconds,"
+        "avg=average",
     ),
 }
 # Understood without their full stop too; the titles only before a name.
@@ -62,14 +67,16 @@ DOTTED: dict[str, tuple[str, ...]] = {"e.g": ("for", "example"), "i.e": ("that",
 
 # Spelled although the dictionary has a word of these letters.
 LETTER_ACRONYMS = frozenset(
-    "AI API AR CD CEO CPU DC DIY DJ DVD EU FAQ FM GPS GPU HD HR HTML ID IP IQ ISO LA LED LLM MC ML NBA NBC NFL NY PC PDF "
+    "AI API AR CD CEO CPU DC DIY DJ DVD EU FAQ FM GPS GPU HD HR HTML ID IP IQ ISO LA LED LLM MC ML NBA "
+    "NBC NFL NY PC PDF "
     "PHP PR RAM SD SDK SMS SOS SQL SUV TV UFO UI UK UN URL USA USB UX VIP VR WWW XML".split()
 )
 # Words in capitals that are an acronym unless the whole text is in capitals.
 EMPHATIC_PAIRS = frozenset(("US", "IT"))
 # A capitalised word of these after a stop that may belong to an abbreviation begins a new sentence.
 SENTENCE_STARTERS = frozenset(
-    "the a an it he she they we i you this that these those there what who when where why how if but and so then in on at "
+    "the a an it he she they we i you this that these those there what who when where why how if but and "
+    "so then in on at "
     "my your his her our their is are do does did can will would however also now well yes no let please".split()
 )
 
@@ -103,10 +110,14 @@ CURRENCIES = {
 
 # Units of measure after a number: singular and plural.
 _PLAIN_UNITS = (
-    "km=kilometer, cm=centimeter, mm=millimeter, m=meter, mi=mile, yd=yard, yds=yard, ft=foot/feet, kg=kilogram, g=gram,"
-    "mg=milligram, lb=pound, lbs=pound, oz=ounce, ml=milliliter, mL=milliliter, kW=kilowatt, MW=megawatt, kWh=kilowatt hour,"
-    "Hz=hertz/hertz, kHz=kilohertz/kilohertz, MHz=megahertz/megahertz, GHz=gigahertz/gigahertz, KB=kilobyte, kB=kilobyte,"
-    "MB=megabyte, GB=gigabyte, TB=terabyte, dB=decibel, ms=millisecond, sec=second, secs=second, min=minute, mins=minute,"
+    "km=kilometer, cm=centimeter, mm=millimeter, m=meter, mi=mile, yd=yard, yds=yard, ft=foot/feet,"
+    "kg=kilogram, g=gram,"
+    "mg=milligram, lb=pound, lbs=pound, oz=ounce, ml=milliliter, mL=milliliter, kW=kilowatt, MW=megawatt,"
+    "kWh=kilowatt hour,"
+    "Hz=hertz/hertz, kHz=kilohertz/kilohertz, MHz=megahertz/megahertz, GHz=gigahertz/gigahertz,"
+    "KB=kilobyte, kB=kilobyte,"
+    "MB=megabyte, GB=gigabyte, TB=terabyte, dB=decibel, ms=millisecond, sec=second, secs=second,"
+    "min=minute, mins=minute,"
     "hr=hour, hrs=hour, mph=mile per hour/miles per hour, kph=kilometer per hour/kilometers per hour,"
     "fps=frame per second/frames per second, px=pixel, cal=calorie, kcal=kilocalorie, mAh=milliamp hour, V=volt, W=watt"
 )

@@ -3,6 +3,7 @@
 Each source character becomes zero or more plain characters; which ones depends on that character
 alone, so text may be cleaned in pieces of any size.
 """
+
 from __future__ import annotations
 
 import functools
@@ -48,7 +49,9 @@ def clean(character: str) -> tuple[str, str | None]:
 
 def _is_latin_like(character: str) -> bool:
     """Whether the ASCII part of the decomposition says all of the character (true of é, ﬁ, ½, Ａ; not of ㎥ or ㈀)."""
-    return all(c <= "~" or unicodedata.combining(c) or c in _SUBSTITUTES for c in unicodedata.normalize("NFKD", character))
+    return all(
+        c <= "~" or unicodedata.combining(c) or c in _SUBSTITUTES for c in unicodedata.normalize("NFKD", character)
+    )
 
 
 def script_of(character: str) -> str:

@@ -6,6 +6,7 @@ Two bidirectional GRU layers read the letters; each letter gives two slots, and 
 with the gates in the order reset, update, new, and ``output.weight (2·57, 2h)``, ``output.bias``; class 0 is
 nothing, class 1 + c the phone of code c.
 """
+
 from __future__ import annotations
 
 import os
@@ -63,7 +64,10 @@ class LetterToSound:
 
     def _gru(self, inputs: np.ndarray, name: str) -> np.ndarray:
         """(n, i) → (n, h)"""
-        w = {key: self._weights[f"{name}.{key}"] for key in ("input_weight", "hidden_weight", "input_bias", "hidden_bias")}
+        w = {
+            key: self._weights[f"{name}.{key}"]
+            for key in ("input_weight", "hidden_weight", "input_bias", "hidden_bias")
+        }
         projected = inputs @ w["input_weight"].T + w["input_bias"]
         size = projected.shape[1] // 3
         state, states = np.zeros(size, np.float32), np.empty((len(inputs), size), np.float32)

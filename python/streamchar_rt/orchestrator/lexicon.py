@@ -10,6 +10,7 @@ letters it shares with the word before, 0 for the first of a block), its other l
 :func:`encode_phone`). Letters are below 0x80, so that the fields need no separators. Homographs have a
 second entry ``word/v`` for the verb.
 """
+
 from __future__ import annotations
 
 import bisect
@@ -63,7 +64,12 @@ def write_lexicon(path: str | os.PathLike[str], words: Mapping[str, tuple[PhoneT
         blocks += bytes([prefix]) + letters[prefix:] + bytes([_SHARED + shared]) + phones[shared:]
         previous, previous_phones = letters, phones
     body = struct.pack(f"<I{len(offsets)}I", len(offsets), *offsets) + bytes(blocks)
-    packed = lzma.compress(body, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0}])
+    packed = lzma.compress(
+        body,
+        format=lzma.FORMAT_XZ,
+        check=lzma.CHECK_CRC32,
+        filters=[{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0}],
+    )
     data = MAGIC + struct.pack("<I", len(words)) + packed
     Path(path).write_bytes(data)
     return len(data)

@@ -1,4 +1,5 @@
 """Numbers as spoken English words, without "and" and without hyphens: 121 → one hundred twenty one."""
+
 from __future__ import annotations
 
 _UNITS = (

@@ -1,4 +1,5 @@
 """Words → phones in context: lexicon, clitics, homographs and, last, the letter-to-sound net."""
+
 from __future__ import annotations
 
 import functools
@@ -25,15 +26,19 @@ _VOICELESS = frozenset(PHONE_ID[p] for p in "p t k f th hh".split())
 
 # A homograph is a verb right after one of these ("to record", "they live") …
 _BEFORE_VERB = frozenset(
-    "to i you we they who will would can could shall should may might must do does did don't doesn't didn't won't can't "
+    "to i you we they who will would can could shall should may might must do does did don't doesn't "
+    "didn't won't can't "
     "cannot couldn't wouldn't shouldn't let's please not never always i'll you'll we'll they'll he'll she'll it'll "
     "i'd you'd we'd they'd he'd she'd".split()
 )
 _BEFORE_VERB_S = frozenset("he she it who that which".split())  # "she records"
 # … or when an object begins after it ("record the song") that a determiner before it does not make a noun of.
-_OBJECT_BEGINS = frozenset("the a an my your his its our their this these those it them me him us every some any all".split())
+_OBJECT_BEGINS = frozenset(
+    "the a an my your his its our their this these those it them me him us every some any all".split()
+)
 _BEFORE_NOUN = frozenset(
-    "the a an my your his her its our their this that these those every some any no each another of for with in on at by from "
+    "the a an my your his her its our their this that these those every some any no each another of for "
+    "with in on at by from "
     "is are was were be been very more most so too one two three many few".split()
 )
 # "live" is mostly the verb; before these, and after what stands before nouns, it is the adjective.
@@ -65,7 +70,9 @@ class Pronouncer:
         """Phones of ``word`` between two others; these are empty where a pause stands."""
         if word == "the" and following:
             next_phones = self.phones(following, False, False)
-            return _THE_BEFORE_VOWEL if next_phones and is_vowel(next_phones[0].unit) else self.phones(word, False, False)
+            return (
+                _THE_BEFORE_VOWEL if next_phones and is_vowel(next_phones[0].unit) else self.phones(word, False, False)
+            )
         return self.phones(word, is_letter, self.is_homograph(word) and _is_verb(word, previous, following))
 
     def _find(self, word: str, is_letter: bool = False, is_verb: bool = False) -> Phones:

@@ -3,6 +3,7 @@
 The reading of a unit depends on the units of its piece, on :class:`Context` (what was read before) and,
 where :func:`needs_next` says so, on the next piece.
 """
+
 from __future__ import annotations
 
 import re
@@ -12,8 +13,22 @@ from typing import NamedTuple
 
 from streamchar_rt.orchestrator import numbers
 from streamchar_rt.orchestrator.abbreviations import (
-    ABBREVIATIONS, CURRENCIES, DOTTED, EMPHATIC_PAIRS, GLUED_UNITS, LETTER_ACRONYMS, MAGNITUDE_LETTERS, MAGNITUDES,
-    MONTHS, ROMAN_AFTER, ROYAL_NAMES, SENTENCE_STARTERS, SPACED_UNITS, STOPLESS, STOPLESS_TITLES, Abbreviation,
+    ABBREVIATIONS,
+    CURRENCIES,
+    DOTTED,
+    EMPHATIC_PAIRS,
+    GLUED_UNITS,
+    LETTER_ACRONYMS,
+    MAGNITUDE_LETTERS,
+    MAGNITUDES,
+    MONTHS,
+    ROMAN_AFTER,
+    ROYAL_NAMES,
+    SENTENCE_STARTERS,
+    SPACED_UNITS,
+    STOPLESS,
+    STOPLESS_TITLES,
+    Abbreviation,
 )  # fmt: skip
 from streamchar_rt.orchestrator.units import PAUSE_LONG, PAUSE_SHORT
 from streamchar_rt.orchestrator.written import Unit
@@ -68,8 +83,10 @@ def needs_next(units: list[Unit]) -> bool:
     last = units[-1]
     if last.kind == "stop" and len(units) > 1:
         before = units[-2]
-        return before.kind == "dotted" or before.kind == "word" and (
-            before.text.lower() in ABBREVIATIONS or len(before.text) == 1
+        return (
+            before.kind == "dotted"
+            or before.kind == "word"
+            and (before.text.lower() in ABBREVIATIONS or len(before.text) == 1)
         )
     if last.kind == "word":
         entry = ABBREVIATIONS.get(last.text.lower()) if last.text[0].isupper() else None
@@ -78,7 +95,9 @@ def needs_next(units: list[Unit]) -> bool:
     return last.kind in ("number", "money", "time", "dotted")
 
 
-def read(units: list[Unit], following: list[Unit], context: Context, is_word: Callable[[str], bool]) -> list[SpokenWord | Mark]:
+def read(
+    units: list[Unit], following: list[Unit], context: Context, is_word: Callable[[str], bool]
+) -> list[SpokenWord | Mark]:
     """Read one piece; ``following`` (the units of the next piece) is looked at only for its first unit.
 
     ``context`` is brought up to date in place. ``is_word`` tells whether a lower-case word is in the lexicon.
@@ -87,7 +106,9 @@ def read(units: list[Unit], following: list[Unit], context: Context, is_word: Ca
 
 
 class _PieceReader:
-    def __init__(self, units: list[Unit], following: list[Unit], context: Context, is_word: Callable[[str], bool]) -> None:
+    def __init__(
+        self, units: list[Unit], following: list[Unit], context: Context, is_word: Callable[[str], bool]
+    ) -> None:
         self._units = units
         self._following = following
         self._context = context
@@ -133,7 +154,9 @@ class _PieceReader:
             self._context.skip_until = self._glued.end
 
     # ------------------------------------------------------------ output
-    def _say(self, unit: Unit, words: Iterable[str], *, end: int | None = None, kind: str = "", letters: bool = False) -> None:
+    def _say(
+        self, unit: Unit, words: Iterable[str], *, end: int | None = None, kind: str = "", letters: bool = False
+    ) -> None:
         words = list(words)
         for word in words:
             caption = unit.text if len(words) == 1 and unit.text.lower() == word else word
@@ -447,7 +470,7 @@ class _PieceReader:
         return stop or unit.text.lower() in STOPLESS
 
     def _pause_if_sentence_ends(self, stop: Unit, distance: int, *, any_capital: bool) -> None:
-        """The stop of an abbreviation ends the sentence too before a capital (``any_capital``), or a word that begins sentences."""
+        """Its stop ends the sentence too before a capital (``any_capital``) or before a word that begins sentences."""
         if self._at(distance) is not None:
             return
         after = self._after(distance)
@@ -519,7 +542,11 @@ def _is_capitalised(unit: Unit | None) -> bool:
 def _is_month(unit: Unit) -> bool:
     lower = unit.text.lower()
     entry = ABBREVIATIONS.get(lower)
-    return unit.kind == "word" and unit.text[0].isupper() and (lower in MONTHS or entry is not None and entry.spoken in MONTHS)
+    return (
+        unit.kind == "word"
+        and unit.text[0].isupper()
+        and (lower in MONTHS or entry is not None and entry.spoken in MONTHS)
+    )
 
 
 def _is_meridiem(unit: Unit) -> bool:

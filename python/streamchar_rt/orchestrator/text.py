@@ -3,6 +3,7 @@
 Text is cut at white space into pieces. A piece is read when it is complete (white space follows) and, if its
 reading looks ahead, when the next piece is complete too; :meth:`TextReader.flush` reads what is left.
 """
+
 from __future__ import annotations
 
 import re
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from streamchar_rt.orchestrator.reading import Context, Mark, SpokenWord, needs_next, read
-from streamchar_rt.orchestrator.units import PAUSE_LONG
 from streamchar_rt.orchestrator.written import ScriptWarning, Unit, lex
 
 MAX_PIECE = 96  # characters; a longer run without white space is cut, so that what is held back stays bounded

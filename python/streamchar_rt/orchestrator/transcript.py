@@ -3,6 +3,7 @@
 Text may come in any split ("Hel" + "lo"); a word becomes tokens once its end is seen, or at :meth:`Transcript.flush`.
 The tokens do not depend on the split.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -151,7 +152,9 @@ class Transcript:
             return
         update.words.append(TranscriptWord(word.text, word.begin, word.end, self._num_tokens, len(phones)))
         for position, phone in enumerate(phones):
-            update.tokens.append(TranscriptToken(phone.unit, phone.stress, position == 0, self._num_words, word.begin, word.end))
+            update.tokens.append(
+                TranscriptToken(phone.unit, phone.stress, position == 0, self._num_words, word.begin, word.end)
+            )
         self._num_tokens += len(phones)
         self._num_words += 1
         self._speaking = True

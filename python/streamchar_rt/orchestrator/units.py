@@ -14,6 +14,7 @@ Four control units stand before the phones:
 The phones are those of the US English phone set of the Festival family (``radio``), without its
 allophones, which :func:`canonical_phone` folds into their base phone.
 """
+
 from __future__ import annotations
 
 from typing import Final
@@ -35,7 +36,15 @@ VOWELS: Final[frozenset[str]] = frozenset("aa ae ah ao aw ax ay eh er ey ih iy o
 _VOWEL_IDS: Final[frozenset[int]] = frozenset(PHONE_ID[v] for v in VOWELS)
 
 _ALLOPHONES: Final[dict[str, str]] = {
-    "axr": "er", "dx": "t", "el": "l", "em": "m", "en": "n", "nx": "n", "eng": "ng", "hv": "hh", "ax-h": "ax",
+    "axr": "er",
+    "dx": "t",
+    "el": "l",
+    "em": "m",
+    "en": "n",
+    "nx": "n",
+    "eng": "ng",
+    "hv": "hh",
+    "ax-h": "ax",
 }
 
 

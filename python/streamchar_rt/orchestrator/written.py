@@ -1,4 +1,5 @@
 """Written units: a piece of text without white space → words, numbers, sums of money, times, marks …"""
+
 from __future__ import annotations
 
 import re
