@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,7 +158,3 @@ def make_engine(folder: Path, **overrides) -> Engine:
     models = SimpleNamespace(denoiser=SimpleNamespace(layout=SimpleNamespace(audio_lead=2.0)))
     config = EngineConfig(**{"max_sessions": 8, **overrides})
     return Engine(bundle, config, pipeline, models, Pronouncer(_Dictionary(), _Spelling()), threads=1)
-
-
-def frame_samples() -> Fraction:
-    return Fraction(16000, 25)

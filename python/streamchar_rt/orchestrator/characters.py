@@ -41,7 +41,9 @@ def clean(character: str) -> tuple[str, str | None]:
     )
     decomposed = "".join(c for c in plain if c > " ")
     if decomposed and _is_latin_like(character):
-        return decomposed.replace(BREAK, ""), None
+        # ½ and raised digits stand for themselves, whatever digits are around them.
+        apart = " " if unicodedata.category(character) == "No" else ""
+        return apart + decomposed.replace(BREAK, ""), None
     if unicodedata.category(character)[0] in "LN":
         return BREAK, script_of(character)
     return BREAK, None

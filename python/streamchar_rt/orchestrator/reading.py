@@ -260,11 +260,16 @@ class _PieceReader:
             self._say(unit, ["the", *numbers.ordinal(int(text)), "of"])
         elif self._is_year(unit):
             self._say(unit, numbers.year(int(text)))
-        elif glued is None and after is not None and after.kind == "fraction" and text.isdigit():
+        elif self._fraction_follows() and text.isdigit():
             self._say(unit, [*self._number_words(text), "and"])
         else:
             self._say(unit, self._number_words(text))
         self._context.is_one = text == "1"
+
+    def _fraction_follows(self) -> bool:
+        """3 1/2, or 3½, which comes with a space inside the piece."""
+        following = self._at(2) if self._glued is not None and self._glued.text == " " else self._glued or self._after()
+        return following is not None and following.kind == "fraction"
 
     def _is_year(self, unit: Unit) -> bool:
         if not (unit.text.isdigit() and len(unit.text) == 4 and 1100 <= int(unit.text) <= 2099):
