@@ -7,7 +7,6 @@ denoising step of every chunk that sees them. The network predicts the flow-matc
 """
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Protocol, Sequence
 
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..timestep import timestep_features
 from .layout import Layout, rotary_table, rotate
 
 
@@ -62,13 +62,6 @@ def unpatchify(tokens: torch.Tensor, grid: int, patch: int = 2) -> torch.Tensor:
     n, c = t // grid ** 2, f // patch ** 2
     x = tokens.reshape(b, n, grid, grid, c, patch, patch).permute(0, 1, 4, 2, 5, 3, 6)
     return x.reshape(b, n, c, grid * patch, grid * patch)
-
-
-def timestep_features(t: torch.Tensor, width: int) -> torch.Tensor:
-    """Sinusoids of the flow time, (B,) in [0, 1] to (B, width)."""
-    rates = torch.exp(-math.log(1e4) * torch.arange(width // 2, device=t.device) / (width // 2))
-    angles = t.float()[:, None] * 1000.0 * rates
-    return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 class Attention(Protocol):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Qwen3Config, Qwen3Model
 
+from ..timestep import timestep_features
 from .units import NUM_UNITS, PAD
 
 
@@ -126,7 +127,6 @@ class Orchestrator(nn.Module):
         the window's units, float32 (B, slots + lookahead, W), -inf where there is no unit, and the offset in
         [0, 1]: how far each half-frame is through its unit, (B, slots + lookahead).
         """
-        from ..denoiser.dit import timestep_features
         x = F.pad(self.noisy(noisy), (0, 0, 0, self.config.lookahead)) + self.slot
         x = x + self.time(timestep_features(t, self.config.width).to(x.dtype))[:, None]
         absent = torch.cat([torch.zeros_like(states.padding[:, :1]), states.padding,
