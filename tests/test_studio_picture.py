@@ -120,7 +120,8 @@ def test_boxes_hold_eyes_and_mouth(studio, seed):
         wide = pose(**head, mouth_open=0.6, mouth_wide=1.0, teeth=0.5)
         narrow = pose(**head, mouth_open=0.6, mouth_round=1.0)
         assert share_inside(changed(r, wide, narrow), boxes["mouth"]) > 0.99
-        assert share_inside(changed(r, rest, pose(**head, mouth_open=1.0)), boxes["mouth"]) > 0.6
+        # A falling jaw also moves the chin and what it covers, below the box.
+        assert share_inside(changed(r, rest, pose(**head, mouth_open=1.0)), boxes["mouth"]) > 0.4
 
 
 def test_mouth_is_large_enough_to_read(studio, seed):
