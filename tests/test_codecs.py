@@ -64,11 +64,11 @@ def test_video_codec_shapes_and_causality(seeded):
     encoder, reference, decoder = VideoEncoder().eval(), ReferenceEncoder().eval(), VideoDecoder().eval()
     frames, picture = torch.rand(3, FRAMES, 4, 256, 256), torch.rand(1, 4, 256, 256)
     with torch.no_grad():
-        z = encoder(frames)
+        z = encoder(frames, torch.randn(3, FRAMES, 21), picture.expand(3, -1, -1, -1))
         assert z.shape == (3, 12, 16, 16) and z.abs().max() <= 2
         features = reference(picture)
         before = torch.cat([z[:1], z[:-1]])
-        whole, warped = decoder(z, before, picture, features)
-        assert whole.shape == warped.shape == (3, FRAMES, 4, 256, 256)
-        alone, _ = decoder(z[1:2], z[:1], picture, features)
+        whole, warped, flow = decoder(z, before, picture, features)
+        assert whole.shape == warped.shape == (3, FRAMES, 4, 256, 256) and flow.shape == (3, FRAMES, 2, 64, 64)
+        alone = decoder(z[1:2], z[:1], picture, features).frames
     assert torch.allclose(whole[1:2], alone, atol=1e-4)       # latent by latent equals all at once

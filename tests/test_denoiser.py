@@ -33,7 +33,7 @@ def _style() -> Style:
 def test_cached_equals_whole_window(dit, kernels, with_sink, with_motion):
     runtime = CachedDenoiser(dit, kernels)
     cache = runtime.new_cache()
-    reference = torch.randn(1, 1, 12, 16, 16)
+    reference = 3 * torch.randn(1, 64, 16, 16)
     sink, motion, current = _chunk(), _chunk(), _chunk()
     c_v, c_a = torch.randn(1, 4, 256), torch.randn(1, 16, 256)
     runtime.write_reference(cache, reference)
@@ -43,7 +43,7 @@ def test_cached_equals_whole_window(dit, kernels, with_sink, with_motion):
         runtime.write_chunk(cache, MOTION, *_chunk())            # an older one, which the next replaces
         runtime.write_chunk(cache, MOTION, *motion)
     got = runtime.velocity(cache, *current, 0.3, _style(), c_v, c_a)
-    window = Window(*current, patchify(reference), sink if with_sink else None, motion if with_motion else None)
+    window = Window(*current, patchify(reference[:, None]), sink if with_sink else None, motion if with_motion else None)
     want = windowed_velocity(dit.double(), Window(*(w.double() for w in current), window.reference.double(),
                              *(tuple(x.double() for x in pair) if pair else None for pair in (window.sink, window.motion))),
                              torch.tensor([0.3], dtype=torch.float64), _style(), c_v.double(), c_a.double())
@@ -52,7 +52,7 @@ def test_cached_equals_whole_window(dit, kernels, with_sink, with_motion):
 
 
 def test_several_draws_share_a_context(dit):
-    reference, motion = torch.randn(2, 64, 48), (torch.randn(2, 256, 48), torch.randn(2, 16, 160))
+    reference, motion = torch.randn(2, 64, 256), (torch.randn(2, 256, 48), torch.randn(2, 16, 160))
     video, audio = torch.randn(4, 256, 48), torch.randn(4, 16, 160)
     c_v, c_a, t = torch.randn(4, 4, 256), torch.randn(4, 16, 256), torch.rand(4)
     style = Style(*(torch.zeros(4, dtype=torch.long),) * 3)

@@ -1,9 +1,10 @@
 """Alignment against exhaustive search; the condition's window; the pointer."""
 import numpy as np
+import pytest
 import torch
 
 from streamchar_rt.orchestrator.alignment import elapsed_in, monotonic_path
-from streamchar_rt.orchestrator.condition import FEATURES, ConditionEncoder, alignment_features
+from streamchar_rt.orchestrator.condition import FEATURES, ConditionEncoder, alignment_features, time_left
 from streamchar_rt.orchestrator.model import Orchestrator, TranscriptWindow, pointer_position
 from streamchar_rt.orchestrator.units import NUM_UNITS, PAD
 
@@ -55,23 +56,35 @@ def test_elapsed_counts_from_the_units_beginning():
 def test_condition_looks_at_its_own_time(seeded):
     """A change of one half-frame reaches only tokens within the convolutions' sight, picture and sound alike."""
     encoder = ConditionEncoder().eval()
-    features = torch.zeros(1, 48, FEATURES)
+    reach = 2 * encoder.config.depth                          # half-frames to either side
+    features, voice = torch.zeros(1, 48, FEATURES), torch.tensor([1])
     changed = features.clone()
-    half_frame = 8 + 16                                       # half-frame 16 of the chunk: mel token 8
-    changed[0, half_frame, 10] = 1.0
+    at = 16                                                   # half-frame of the chunk
+    changed[0, 8 + at, 10] = 1.0
     with torch.no_grad():
-        (v0, a0), (v1, a1) = encoder(features), encoder(changed)
+        (v0, a0), (v1, a1) = encoder(features, voice), encoder(changed, voice)
     audio = (a0 != a1).any(-1)[0].nonzero()[:, 0].tolist()
-    assert audio == [6, 7, 8, 9, 10]                          # 16 +- 4 half-frames, two a token
+    assert audio == [n for n in range(16) if 2 * n <= at + reach and 2 * n + 1 >= at - reach]
     video = (v0 != v1).any(-1)[0].nonzero()[:, 0].tolist()
     # Picture latent n shows half-frames 8n - 4 to 8n + 3 of the mel, which leads it by four.
-    assert video == [n for n in range(4) if 8 * n - 4 <= 20 and 8 * n + 3 >= 12]
+    assert video == [n for n in range(4) if 8 * n - 4 <= at + reach and 8 * n + 3 >= at - reach]
 
 
-def test_alignment_features_are_one_hot():
-    f = alignment_features(torch.tensor([3]), torch.tensor([2]), torch.tensor([1]), torch.tensor([99]))
-    assert f.shape == (1, FEATURES) and f[0, 3] == 1 and f[0, NUM_UNITS + 2] == 1
-    assert f[0, -2] == 1 and f[0, -1] == 1 and f.sum() == 4
+def test_alignment_features_say_unit_and_times():
+    unit, stress, start = torch.tensor([3, 3, 7, 7, 7]), torch.tensor([2, 2, 0, 0, 0]), torch.tensor([1, 1, 0, 0, 0])
+    f = alignment_features(unit, stress, start, torch.tensor([40, 41, 0, 1, 2]))
+    assert f.shape == (5, FEATURES) and (f[:, :NUM_UNITS].argmax(-1) == unit).all() and (f[:, :NUM_UNITS].sum(-1) == 1).all()
+    assert (f[:, NUM_UNITS:NUM_UNITS + 3].argmax(-1) == stress).all() and (f[:, NUM_UNITS + 3] == start).all()
+    since, left = torch.tensor([15, 15, 0, 1, 2]), torch.tensor([2, 1, 3, 2, 1])         # the window's end counts as an end
+    assert torch.allclose(f[:, -3:-1] * 15, torch.stack([since, left], -1).float())
+    assert torch.allclose(f[:, -1], (since + 0.5) / (since + left))
+
+
+@pytest.mark.parametrize("_", range(3))
+def test_time_left_counts_to_the_next_beginning(rng, _):
+    elapsed = np.where(rng.random((3, 48)) < 0.2, 0, rng.integers(1, 15, (3, 48)))
+    want = [[next((k - t for k in range(t + 1, 48) if row[k] == 0), 48 - t) for t in range(48)] for row in elapsed]
+    assert time_left(torch.from_numpy(elapsed)).tolist() == want
 
 
 def test_padding_of_the_window_changes_nothing(seeded):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .codecs import mel as mel_codec
-from .codecs.video import FRAMES, ReferenceEncoder, VideoCodecConfig, VideoDecoder, VideoEncoder
+from .codecs.video import ReferenceEncoder, VideoCodecConfig, VideoDecoder
 from .codecs.vocoder import Vocoder, VocoderConfig, VocoderState
 from .denoiser import noise as random
 from .denoiser.context import MOTION, SINK, CachedDenoiser
@@ -39,17 +39,15 @@ class Style:
 class CharacterFeatures:
     """A reference picture, encoded once."""
     picture: torch.Tensor                       # (1, 4, H, W) premultiplied [0, 1], float32
-    latents: torch.Tensor                       # (1, 1, C, h, w) normalised, float32
-    features: tuple[torch.Tensor, ...]          # the decoder's, three scales
+    features: tuple[torch.Tensor, ...]          # at 1/4, 1/8 and 1/16; the denoiser sees the last
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
-        return {"picture": self.picture, "latents": self.latents,
-                **{f"features.{i}": f.float() for i, f in enumerate(self.features)}}
+        return {"picture": self.picture, **{f"features.{i}": f.float() for i, f in enumerate(self.features)}}
 
     @classmethod
     def from_tensors(cls, models: "Models", tensors: Mapping[str, torch.Tensor]) -> "CharacterFeatures":
         layout = dict(dtype=models.dtype, memory_format=torch.channels_last)
-        return cls(tensors["picture"], tensors["latents"], tuple(tensors[f"features.{i}"].to(**layout) for i in range(3)))
+        return cls(tensors["picture"], tuple(tensors[f"features.{i}"].to(**layout) for i in range(3)))
 
 
 class Models:
@@ -59,16 +57,14 @@ class Models:
     fps = Fraction(25)
 
     def __init__(self, *, orchestrator: Orchestrator, condition: ConditionEncoder, dit: JointDiT, vocoder: Vocoder,
-                 video_encoder: VideoEncoder, reference_encoder: ReferenceEncoder, video_decoder: VideoDecoder,
-                 latent_mean: torch.Tensor, latent_std: torch.Tensor, default_steps: int = 4,
+                 reference_encoder: ReferenceEncoder, video_decoder: VideoDecoder, latent_mean: torch.Tensor, latent_std: torch.Tensor, default_steps: int = 4,
                  dtype: torch.dtype = torch.float32, kernels: str = "auto"):
         freeze = lambda m: m.eval().requires_grad_(False)
         picture = lambda m: freeze(m).to(dtype=dtype, memory_format=torch.channels_last)
         self.dtype, self.default_steps = dtype, default_steps
         self.orchestrator, self.condition, self.vocoder = freeze(orchestrator), freeze(condition), freeze(vocoder)
         self.denoiser = CachedDenoiser(freeze(dit).to(dtype), kernels)
-        self.video_encoder, self.reference_encoder = picture(video_encoder), picture(reference_encoder)
-        self.video_decoder = picture(video_decoder)
+        self.reference_encoder, self.video_decoder = picture(reference_encoder), picture(video_decoder)
         self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1)
         self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1)
         layout = dit.config.layout
@@ -85,8 +81,7 @@ class Models:
         nets = {"orchestrator": Orchestrator(OrchestratorConfig(**config["orchestrator"])),
                 "condition": ConditionEncoder(ConditionConfig(**config["condition"])),
                 "dit": JointDiT(DiTConfig.from_dict(config["dit"])), "vocoder": Vocoder(VocoderConfig(**config["vocoder"])),
-                "video_encoder": VideoEncoder(codec), "reference_encoder": ReferenceEncoder(codec),
-                "video_decoder": VideoDecoder(codec)}
+                "reference_encoder": ReferenceEncoder(codec), "video_decoder": VideoDecoder(codec)}
         for name, net in nets.items():
             own = {k[len(name) + 1:]: v.float() for k, v in tensors.items() if k.startswith(name + ".")}
             net.load_state_dict(own)
@@ -105,10 +100,7 @@ def encode_character(models: Models, rgba: np.ndarray) -> CharacterFeatures:
     """Encode a picture, uint8 (H, W, 4) straight alpha, of the models' size."""
     straight = torch.from_numpy(np.ascontiguousarray(rgba)).permute(2, 0, 1)[None].float() / 255.0
     picture = torch.cat([straight[:, :3] * straight[:, 3:], straight[:, 3:]], 1)
-    still = picture[:, None].expand(-1, FRAMES, -1, -1, -1).to(models.dtype)
-    latents = models.video_encoder(still).float()[:, None]
-    features = models.reference_encoder(picture.to(models.dtype))
-    return CharacterFeatures(picture, (latents - models.latent_mean) / models.latent_std, tuple(features))
+    return CharacterFeatures(picture, tuple(models.reference_encoder(picture.to(models.dtype))))
 
 
 class _Units:
@@ -156,7 +148,7 @@ class StreamState:
         self.audio_rest = torch.zeros(0)
         self.cache = models.denoiser.new_cache()
         with torch.inference_mode():
-            models.denoiser.write_reference(self.cache, character.latents)
+            models.denoiser.write_reference(self.cache, character.features[-1])
             self._start_audio()
 
     def _start_audio(self) -> None:
@@ -218,9 +210,10 @@ class _Planner:
         self.blocked = (self.rows[:, 0] == PAD) | (np.arange(config.window) < config.window_before)
         self.minimum = np.where(self.rows[:, 0] >= FIRST_PHONE, SHORTEST_PHONE, 1)
         unit, stress, start = torch.from_numpy(self.rows).T[:, None]
+        self.voice = torch.tensor([style.voice])
         self.states = models.orchestrator.encode(
             TranscriptWindow(unit, stress, start), state.history.reshape(1, config.history_tokens, -1),
-            torch.tensor([style.voice]))
+            self.voice)
 
     def conditions(self, mel: torch.Tensor, t: float) -> tuple[torch.Tensor, torch.Tensor]:
         """c_v and c_a for the noisy mel (1, 32, 80) at flow time ``t``; keeps the alignment that they come from."""
@@ -236,7 +229,7 @@ class _Planner:
         rows = np.concatenate([self.state.past, np.concatenate([self.rows[self.path], self.elapsed[:, None]], 1)])
         unit, stress, start, elapsed = torch.from_numpy(rows).T
         self.half_frames = rows
-        return models.condition(alignment_features(unit, stress, start, elapsed)[None])
+        return models.condition(alignment_features(unit, stress, start, elapsed)[None], self.voice)
 
 
 @torch.inference_mode()
@@ -301,7 +294,7 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor) -> 
     before = latents[:, :1] if state.previous_latent is None else state.previous_latent
     both = torch.cat([before, latents], 1) * models.latent_std + models.latent_mean
     both = both.to(models.dtype)
-    frames, _ = models.video_decoder(both[0, 1:], both[0, :-1], state.character.picture, state.character.features)
+    frames = models.video_decoder(both[0, 1:], both[0, :-1], state.character.picture, state.character.features).frames
     frames = frames.flatten(0, 1).float()                                         # (F, 4, H, W) premultiplied
     alpha = frames[:, 3:].clamp(0.0, 1.0)
     # Straight alpha; where next to nothing covers a pixel its colour is arbitrary but finite.

@@ -20,8 +20,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from streamchar_rt.codecs.video import FRAMES
+from streamchar_rt.codecs.video import FRAMES, VideoEncoder
 from streamchar_rt.codecs.vocoder import Vocoder
+from streamchar_rt.pipeline import Models
+
+from tools.train.export import ENCODER_FILE, WEIGHTS_DIGEST
 
 
 # ------------------------------------------------------------------ measures
@@ -62,9 +65,11 @@ class VideoNets(NamedTuple):
     decoder: nn.Module
 
     @torch.inference_mode()
-    def roundtrip(self, frames: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
-        """Frames (T, 4, H, W) of a clip and its reference (4, H, W) to decoded frames, premultiplied, in [0, 1]."""
-        latents = self.encoder(frames.reshape(-1, FRAMES, *frames.shape[1:])).float()
+    def roundtrip(self, frames: torch.Tensor, poses: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+        """Frames (T, 4, H, W) of a clip, their poses (T, P) and the reference (4, H, W) to decoded frames, premultiplied,
+        in [0, 1]."""
+        groups = frames.reshape(-1, FRAMES, *frames.shape[1:])
+        latents = self.encoder(groups, poses.reshape(len(groups), FRAMES, -1), picture.expand(len(groups), -1, -1, -1)).float()
         before = torch.cat([latents[:1], latents[:-1]])
         features = self.reference(picture[None])
         decoded = [self.decoder(z[None], p[None], picture[None], features)[0][0] for z, p in zip(latents, before)]
@@ -80,8 +85,8 @@ class Sample:
     boxes: list[dict[str, tuple[float, float, float, float]]]
 
 
-def performance(identity: int, index: int, frames: int) -> tuple[torch.Tensor, torch.Tensor, list]:
-    """A studio performance: frames (T, 4, H, W), the rest pose's picture (4, H, W), boxes of each frame."""
+def performance(identity: int, index: int, frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list]:
+    """A studio performance: frames (T, 4, H, W), poses (T, P), the rest pose's picture (4, H, W), boxes of each frame."""
     from tools.evaluate.mouth_reader import random_segments
     from tools.studio.behaviour import EMOTIONS, perform
     from tools.studio.character import Identity, Renderer
@@ -93,7 +98,7 @@ def performance(identity: int, index: int, frames: int) -> tuple[torch.Tensor, t
     renderer = Renderer(Identity.from_seed(identity))
     pixels = np.stack([renderer.draw(p, premultiplied=True) for p in (REST, *track)])
     pictures = to_float(torch.from_numpy(pixels))
-    return pictures[1:], pictures[0], [renderer.boxes(p) for p in track]
+    return pictures[1:], torch.from_numpy(track), pictures[0], [renderer.boxes(p) for p in track]
 
 
 def part_masks(sample: Sample) -> dict[str, torch.Tensor]:
@@ -157,14 +162,27 @@ def half(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k: v.half().float() if v.is_floating_point() else v for k, v in weights.items()}
 
 
-def open_parts(bundle: str) -> tuple[VideoNets, Vocoder]:
-    from streamchar_rt.bundle import open_bundle
-    from streamchar_rt.pipeline import Models
+def open_models(bundle: str) -> tuple[Models, str]:
+    """A bundle's networks, and the digest that its video encoder's file must name."""
+    from streamchar_rt.bundle import WEIGHTS, open_bundle
 
     opened = open_bundle(bundle)
     opened.verify()
-    models = Models.from_parts(opened.manifest, opened.tensors())
-    return VideoNets(models.video_encoder, models.reference_encoder, models.video_decoder), models.vocoder
+    return Models.from_parts(opened.manifest, opened.tensors()), opened.manifest["files"][WEIGHTS]["sha256"]
+
+
+def open_video(bundle: str, encoder_file: Path) -> VideoNets:
+    from safetensors import safe_open
+
+    models, digest = open_models(bundle)
+    with safe_open(encoder_file, "pt") as file:
+        if (file.metadata() or {}).get(WEIGHTS_DIGEST) != digest:
+            raise SystemExit(f"{encoder_file} was not exported with the bundle {bundle}; give --encoder or --codec")
+        weights = {name: file.get_tensor(name).float() for name in file.keys()}
+    encoder = VideoEncoder(models.video_decoder.config)
+    encoder.load_state_dict(weights)
+    encoder.eval().to(memory_format=torch.channels_last)
+    return VideoNets(encoder, models.reference_encoder, models.video_decoder)
 
 
 def open_codec(folder: Path) -> VideoNets:
@@ -190,6 +208,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", help="a shipped model's name or a bundle's folder")
     source.add_argument("--codec", type=Path, help="checkpoint folder of tools.train.video_codec (or .vocoder)")
+    parser.add_argument("--encoder", type=Path, default=ENCODER_FILE, help="the bundle's video encoder, which it does not hold")
     parser.add_argument("--vocoder", action="store_true", help="measure the vocoder instead")
     parser.add_argument("--identities", type=int, default=16)
     parser.add_argument("--frames", type=int, default=32, help="a clip, a multiple of 4")
@@ -208,7 +227,7 @@ def main() -> None:
         from tools.evaluate.vocoder import vocoder_quality
         from tools.studio.sentences import evaluation_sentences
 
-        vocoder = open_parts(args.bundle)[1] if args.bundle else open_vocoder(args.codec)
+        vocoder = open_models(args.bundle)[0].vocoder if args.bundle else open_vocoder(args.codec)
         result = vocoder_quality(vocoder, args.voices.split(","), evaluation_sentences()[: args.sentences], tell)
         lines = [f"{voice}: WER {r['vocoder_wer']:.2%}, true voice {r['true_wer']:.2%}, rise {100 * r['rise']:.2f} "
                  f"± {100 * r['rise_standard_error']:.2f} points; log-mel error {r['log_mel_error']:.3f} "
@@ -216,11 +235,11 @@ def main() -> None:
     else:
         from tools.train.pictures import HELD_OUT
 
-        nets = open_parts(args.bundle)[0] if args.bundle else open_codec(args.codec)
+        nets = open_video(args.bundle, args.encoder) if args.bundle else open_codec(args.codec)
         totals, samples = Totals(), []
         for i in range(args.identities):
-            truth, picture, boxes = performance(HELD_OUT[i], i, args.frames)
-            sample = Sample(truth, nets.roundtrip(truth, picture), boxes)
+            truth, poses, picture, boxes = performance(HELD_OUT[i], i, args.frames)
+            sample = Sample(truth, nets.roundtrip(truth, poses, picture), boxes)
             tell(f"{i + 1}/{args.identities} identity {HELD_OUT[i]}: {totals.add(sample):.2f} dB")
             if i < 8:
                 samples.append(sample)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import skia
 
@@ -47,9 +50,7 @@ class Renderer:
         info = skia.ImageInfo.Make(size, size, skia.kBGRA_8888_ColorType, skia.kPremul_AlphaType)
         self._surface = skia.Surface.MakeRasterDirect(info, self._pixels)
         self._canvas = self._surface.getCanvas()
-        self._view = skia.Matrix()
-        self._view.setScale(_ZOOM, _ZOOM, *_FIXED)
-        self._view.postScale(size / 256, size / 256)
+        self._view = self.view(size)
         self._straight = skia.ImageInfo.Make(size, size, skia.kBGRA_8888_ColorType, skia.kUnpremul_AlphaType)
         self._eyes, self._mouth, self._face = Eyes(identity), Mouth(identity), Face(identity)
         self._hair, self._body, self._extras = Hair(identity), Body(identity), Extras(identity)
@@ -68,13 +69,17 @@ class Renderer:
         c.clear(0)
         c.save()
         c.concat(self._view)
-        self._paint(c, *map(float, pose))
+        self.paint(c, pose)
         c.restore()
         if premultiplied:
             return self._pixels.copy()
         out = np.empty_like(self._pixels)
         self._surface.readPixels(self._straight, out, self.size * 4, 0, 0)
         return out
+
+    def paint(self, c: skia.Canvas, pose: np.ndarray, part: Callable[[str], AbstractContextManager] = nullcontext) -> None:
+        """Draw a pose on a canvas of 256 px. Each part that moves as one is drawn inside ``part(name)``."""
+        self._paint(c, part, *map(float, pose))
 
     def boxes(self, pose: np.ndarray) -> dict[str, tuple[float, float, float, float]]:
         """Bounds of eye_l, eye_r (the picture's left and right) and mouth as (x0, y0, x1, y1) px.
@@ -94,6 +99,14 @@ class Renderer:
         return out
 
     @staticmethod
+    def view(size: int) -> skia.Matrix:
+        """From the drawing's 256 px space to a picture of ``size``."""
+        m = skia.Matrix()
+        m.setScale(_ZOOM, _ZOOM, *_FIXED)
+        m.postScale(size / 256, size / 256)
+        return m
+
+    @staticmethod
     def _head_matrix(yaw: float, pitch: float, roll: float, head_x: float, head_y: float) -> skia.Matrix:
         m = skia.Matrix()
         m.setRotate(6.0 * roll, *_NECK)
@@ -104,6 +117,7 @@ class Renderer:
     def _paint(
         self,
         c: skia.Canvas,
+        part: Callable[[str], AbstractContextManager],
         yaw: float,
         pitch: float,
         roll: float,
@@ -135,66 +149,77 @@ class Renderer:
         c.concat(head)
         layer("back")
         c.concat(_sway(hair_sway * 0.055))
-        c.drawPicture(self._hair.back)
+        with part("back"):
+            c.drawPicture(self._hair.back)
         c.restore()
 
         c.save()
         c.translate(128 + 2.2 * head_x, 1.0 * head_y - 1.8 * breath)
         c.scale(1 + 0.010 * breath, 1)
-        c.drawPicture(self._body.picture)
+        with part("body"):
+            c.drawPicture(self._body.picture)
         c.restore()
 
         c.save()
         c.concat(head)
         c.save()
         layer("ears")
-        c.drawPicture(self._face.ears)
+        with part("ears"):
+            c.drawPicture(self._face.ears)
         c.restore()
 
         c.save()
         layer("face")
-        self._face.draw(c, 4.0 * mouth_open, yaw)
+        with part("face"):
+            self._face.draw(c, 4.0 * mouth_open, yaw)
         c.restore()
         c.save()
         layer("front")
-        c.drawPath(self._shadow, self._face.hair_shadow)
+        with part("shadow"):
+            c.drawPath(self._shadow, self._face.hair_shadow)
         c.restore()
 
         c.save()
         layer("feature")
-        self._face.cheeks(c, blush, yaw)
-        self._face.beard(c, mouth_open)
-        c.drawPicture(self._face.marks)
-        c.save()
-        c.translate(0, MOUTH_Y)
-        c.scale(1 - 0.06 * abs(yaw), 1)
-        self._mouth.draw(c, mouth_open, mouth_wide, mouth_round, teeth, tongue, smile)
-        c.restore()
-        self._eyes.draw(c, (blink_l, blink_r), (gaze_x, gaze_y), eye_squint, yaw)
-        self._eyes.brows(c, brow_raise, brow_furrow, yaw, veil=False)
-        if self._extras.glasses:
-            c.drawPicture(self._extras.glasses)
+        with part("feature"):
+            self._face.cheeks(c, blush, yaw)
+            self._face.beard(c, mouth_open)
+            c.drawPicture(self._face.marks)
+            c.save()
+            c.translate(0, MOUTH_Y)
+            c.scale(1 - 0.06 * abs(yaw), 1)
+            self._mouth.draw(c, mouth_open, mouth_wide, mouth_round, teeth, tongue, smile)
+            c.restore()
+            self._eyes.draw(c, (blink_l, blink_r), (gaze_x, gaze_y), eye_squint, yaw)
+            self._eyes.brows(c, brow_raise, brow_furrow, yaw, veil=False)
+            if self._extras.glasses:
+                c.drawPicture(self._extras.glasses)
         c.restore()
 
         c.save()
         layer("behind")
-        c.drawPicture(self._extras.behind)
+        with part("behind"):
+            c.drawPicture(self._extras.behind)
         c.restore()
         c.save()
         layer("side")
         c.concat(_sway(hair_sway * 0.045))
-        c.drawPicture(self._hair.sides)
+        with part("side"):
+            c.drawPicture(self._hair.sides)
         c.restore()
         c.save()
         layer("front")
-        c.drawPicture(self._hair.front)
+        with part("front"):
+            c.drawPicture(self._hair.front)
         c.restore()
         c.save()
         layer("feature")
-        self._eyes.brows(c, brow_raise, brow_furrow, yaw, veil=True)
+        with part("veil"):
+            self._eyes.brows(c, brow_raise, brow_furrow, yaw, veil=True)
         c.restore()
         layer("above")
-        c.drawPicture(self._extras.above)
+        with part("above"):
+            c.drawPicture(self._extras.above)
         c.restore()
 
 

@@ -21,9 +21,13 @@ from streamchar_rt.denoiser.dit import DiTConfig, JointDiT, SegmentAttention, St
 from streamchar_rt.orchestrator.condition import ConditionEncoder
 
 from .batches import StreamSampler
-from .loop import Loop, add_arguments
+from .loop import Loop, add_arguments, load_weights
 from .scenes import Scenes
 from .streams import CHUNK, Streams
+
+
+STEPS = 4                        # of the sampler that the model is made for
+AUDIO_WEIGHT = 0.3               # makes the loss of the sound about as large as that of the picture
 
 
 class Denoiser(nn.Module):
@@ -96,9 +100,11 @@ class Batches:
 
 
 def flow_times(count: int, device: torch.device) -> torch.Tensor:
-    """Logit-normal, with some uniform mass so that the first steps are trained too."""
+    """Half of them where the STEPS-step Euler sampler stops, the rest logit-normal with some uniform mass."""
     t = torch.sigmoid(torch.randn(count, device=device) - 0.2)
-    return torch.where(torch.rand(count, device=device) < 0.3, torch.rand(count, device=device), t)
+    t = torch.where(torch.rand(count, device=device) < 0.3, torch.rand(count, device=device), t)
+    stops = torch.randint(STEPS, (count,), device=device) / STEPS
+    return torch.where(torch.rand(count, device=device) < 0.5, stops, t)
 
 
 def losses(model: Denoiser, batch, draws: int, autocast) -> dict[str, torch.Tensor]:
@@ -107,19 +113,25 @@ def losses(model: Denoiser, batch, draws: int, autocast) -> dict[str, torch.Tens
     video, audio = share(video), share(audio)
     style = Style(share(style.voice), share(style.emotion), share(style.mode))
     features = share(features)
-    features = features * (torch.rand(len(features), 1, 1, device=features.device) >= 0.1)
+    told = (torch.rand(len(features), 1, 1, device=features.device) >= 0.1).float()
     t = flow_times(len(audio), audio.device)
     mix = t[:, None, None]
     noise_v, noise_a = torch.randn_like(video), torch.randn_like(audio)
     with autocast:
-        condition_video, condition_audio = model.condition(features)
+        condition_video, condition_audio = model.condition(features * told, style.voice)
+        mean = model.dit.audio_mean(condition_audio)
         window = Window((1 - mix) * noise_v + mix * video, (1 - mix) * noise_a + mix * audio, reference, sink, motion)
         v, a = windowed_velocity(model.dit, window, t, style, condition_video, condition_audio)
-    loss_a = (a.float() - (audio - noise_a)).square().mean()
+    # In units of what the mean leaves uncertain at each flow time, so that all times weigh the same.
+    variance = model.dit.config.audio_variance
+    units = ((1 - mix) ** 2 + mix ** 2 * variance) / variance
+    loss_a = ((a - (audio - noise_a)).square() * units).mean()
+    mean_error = (mean.float() - audio).square()
+    total = AUDIO_WEIGHT * loss_a + mean_error.mean()
     if not video.shape[1]:
-        return {"loss": loss_a, "audio_only": loss_a}
+        return {"loss": total, "audio_only": loss_a, "mean": (mean_error * told).sum() / told.sum() / mean_error[0].numel()}
     loss_v = (v.float() - (video - noise_v)).square().mean()
-    return {"loss": loss_a + loss_v, "audio": loss_a, "video": loss_v}
+    return {"loss": total + loss_v, "audio": loss_a, "video": loss_v}
 
 
 def main() -> None:
@@ -127,13 +139,16 @@ def main() -> None:
     add_arguments(parser, minutes=30, lr=1e-3, batch=32)
     parser.add_argument("--streams", type=Path, required=True)
     parser.add_argument("--scenes", type=Path, help="folder of tools.train.scenes: trains picture and speech")
+    parser.add_argument("--condition", type=Path, help="checkpoint folder of tools.train.condition to start from")
     parser.add_argument("--draws", type=int, default=2, help="noises drawn for each context")
     parser.add_argument("--scene-batch", type=int, default=8)
     parser.add_argument("--speech-batches", type=int, default=1, help="batches without picture for each with it")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     model = Denoiser()
-    loop = Loop(model, args, decay=0.999)
+    learned = load_weights(args.condition) if args.condition else {}
+    model.load_state_dict(learned, strict=False)
+    loop = Loop(model, args, decay=0.999, keep=frozenset(learned))
     streams = Streams.load(args.streams)
     scenes = Scenes.load(args.scenes) if args.scenes else None
     if args.compile:

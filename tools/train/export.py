@@ -4,7 +4,8 @@
         --lexicon FILE --letter-to-sound FILE --out python/streamchar_rt/bundles/mini
 
 Takes the averaged weights of each checkpoint folder; the latents' statistics come from the scenes the denoiser
-was trained on. Characters are the studio's cast, drawn at rest.
+was trained on. Characters are the studio's cast, drawn at rest. The video encoder, which the run
+time has no use for, is not in the bundle but in ENCODER_FILE, where ``tools.evaluate.codec`` finds it.
 """
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from streamchar_rt.bundle import save_bundle
+from streamchar_rt.bundle import WEIGHTS, open_bundle, save_bundle
 from streamchar_rt.codecs.video import VideoCodecConfig
 from streamchar_rt.codecs.vocoder import VocoderConfig
 from streamchar_rt.denoiser.dit import DiTConfig
@@ -30,6 +31,9 @@ from tools.studio.speech import VOICE_NAMES
 from .loop import load_weights
 from .scenes import Scenes
 
+ENCODER_FILE = Path(__file__).parents[1] / "evaluate" / "mini_video_encoder.safetensors"
+WEIGHTS_DIGEST = "bundle_weights_sha256"       # in that file's metadata
+
 
 def gather(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     """All networks' tensors under the names that ``Models.from_parts`` reads."""
@@ -42,14 +46,22 @@ def gather(args: argparse.Namespace) -> dict[str, torch.Tensor]:
                     tensors[new + key[len(old):]] = value
                     break
 
-    take(load_weights(args.codec), {"encoder.": "video_encoder.", "reference.": "reference_encoder.",
-                                    "decoder.": "video_decoder."})
+    take(load_weights(args.codec), {"reference.": "reference_encoder.", "decoder.": "video_decoder."})
     take(load_weights(args.vocoder), {"": "vocoder."})
     take(load_weights(args.orchestrator), {"": "orchestrator."})
     take(load_weights(args.denoiser), {"dit.": "dit.", "condition.": "condition."})
     scenes = Scenes.load(args.scenes)
     tensors["latent.mean"], tensors["latent.std"] = torch.from_numpy(scenes.mean), torch.from_numpy(scenes.std)
     return tensors
+
+
+def save_encoder(checkpoint: Path, bundle: Path, file: Path) -> None:
+    """The video encoder's weights in float16, marked with the digest of the bundle's."""
+    from safetensors.torch import save_file
+
+    prefix = "encoder."
+    weights = {k[len(prefix):]: v.half().contiguous() for k, v in load_weights(checkpoint).items() if k.startswith(prefix)}
+    save_file(weights, file, {WEIGHTS_DIGEST: open_bundle(bundle).manifest["files"][WEIGHTS]["sha256"]})
 
 
 def draw_cast(folder: Path) -> tuple[list[dict], dict[str, Path]]:
@@ -83,6 +95,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--lexicon", type=Path, required=True)
     parser.add_argument("--letter-to-sound", type=Path, required=True)
+    parser.add_argument("--encoder-out", type=Path, default=ENCODER_FILE, help="file of the video encoder")
     parser.add_argument("--steps", type=int, default=4)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -90,6 +103,7 @@ def main() -> None:
         files["lexicon.bin"] = args.lexicon
         files["letter_to_sound.safetensors"] = args.letter_to_sound
         save_bundle(args.out, manifest(characters, args.steps), gather(args), files)
+    save_encoder(args.codec, args.out, args.encoder_out)
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(f"{args.out}: {size / 2 ** 20:.1f} MiB")
 

@@ -29,16 +29,18 @@ class Loop:
 
     The exponential moving average of the weights is what ``averaged()`` and the checkpoint's ``ema`` hold.
     Forward passes run in bfloat16 autocast: on CPUs with AMX and on GPUs it is several times faster.
+    ``--init`` fills what fits; ``keep`` names weights that it leaves alone.
     """
 
     def __init__(self, model: nn.Module, args: argparse.Namespace, *, betas: tuple[float, float] = (0.9, 0.98),
-                 warmup: int = 200, decay: float = 0.999, save_seconds: float = 120.0, floor: float = 0.02):
+                 warmup: int = 200, decay: float = 0.999, save_seconds: float = 120.0, floor: float = 0.02,
+                 keep: frozenset[str] = frozenset()):
         torch.set_num_threads(args.threads)
         torch.manual_seed(args.seed)
         self.model, self.args = model.to(args.device), args
         self.device = torch.device(args.device)
         self.optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], args.lr, betas=betas,
-                                           weight_decay=0.01)
+                                           weight_decay=0.01, fused=True)
         self.warmup, self.decay, self.save_seconds, self.floor = warmup, decay, save_seconds, floor
         self.iteration, self.seconds = 0, 0.0
         self.history: list[dict] = []
@@ -46,7 +48,9 @@ class Loop:
         args.out.mkdir(parents=True, exist_ok=True)
         self.path = args.out / "checkpoint.pt"
         if args.init and not self.path.exists():
-            self.model.load_state_dict(load_weights(args.init), strict=False)
+            own = self.model.state_dict()
+            self.model.load_state_dict({k: v for k, v in load_weights(args.init).items()
+                                        if k in own and k not in keep and v.shape == own[k].shape}, strict=False)
         self.ema = {k: v.detach().clone().float() for k, v in model.state_dict().items()}
         if self.path.exists():
             self._resume()

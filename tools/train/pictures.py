@@ -8,10 +8,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from streamchar_rt.orchestrator.units import PHONES
 from tools.studio.behaviour import EMOTIONS, perform
 from tools.studio.character import Identity, Renderer
+from tools.studio.motion import MotionMap
 from tools.studio.pose import COLUMN, POSE_FIELDS, POSE_RANGES, REST, clamp
 
 FIRST_TRAIN_IDENTITY = 10_000          # below: the shipped cast and the held-out identities
 HELD_OUT = range(5_000, 6_000)
+FLOW_CELL = 4                          # pixels
+FLOW_SHARE = 4                         # one frame in so many has its true flow: it costs as much as the frame
 _LOW = np.array([POSE_RANGES[f][0] for f in POSE_FIELDS], np.float32)
 _HIGH = np.array([POSE_RANGES[f][1] for f in POSE_FIELDS], np.float32)
 _FAST = [COLUMN[n] for n in ("mouth_open", "mouth_wide", "mouth_round", "teeth", "tongue", "blink_l", "blink_r", "gaze_x", "gaze_y")]
@@ -68,11 +71,17 @@ def attention_map(renderer: Renderer, pose: np.ndarray) -> np.ndarray:
 
 def clip(seed: int, track: np.ndarray) -> dict[str, np.ndarray]:
     """``frames`` uint8 (T, H, W, 4) premultiplied, ``reference`` the rest pose (H, W, 4), ``weight`` float16
-    (T, H, W), ``pose`` float32 (T, P)."""
+    (T, H, W), ``pose`` float32 (T, P), ``flow`` float16 (T, 2, H / 4, W / 4) to the reference in pixels, and ``known``
+    bool (T, H / 4, W / 4): where the flow is given."""
     renderer = Renderer(Identity.from_seed(seed))
+    motion, cells = MotionMap(renderer), renderer.size // FLOW_CELL
+    flow, known = np.zeros((len(track), 2, cells, cells), np.float16), np.zeros((len(track), cells, cells), bool)
+    for t in range(seed % FLOW_SHARE, len(track), FLOW_SHARE):
+        flow[t], known[t] = motion.flow(track[t], cells)
     return {"frames": np.stack([renderer.draw(p, premultiplied=True) for p in track]),
             "reference": renderer.draw(REST, premultiplied=True),
-            "weight": np.stack([attention_map(renderer, p) for p in track]).astype(np.float16), "pose": track}
+            "weight": np.stack([attention_map(renderer, p) for p in track]).astype(np.float16), "pose": track,
+            "flow": flow, "known": known}
 
 
 class Clips(IterableDataset):
@@ -94,8 +103,9 @@ class Clips(IterableDataset):
             room = (out["weight"].shape[-1] - self.crop) // 16
             y, x = (16 * int(rng.integers(0, room + 1)) for _ in range(2))
             cut = (slice(y, y + self.crop), slice(x, x + self.crop))
+            cells = tuple(slice(s.start // FLOW_CELL, s.stop // FLOW_CELL) for s in cut)
             yield {**out, "frames": out["frames"][:, *cut], "reference": out["reference"][cut],
-                   "weight": out["weight"][:, *cut]}
+                   "weight": out["weight"][:, *cut], "flow": out["flow"][..., *cells], "known": out["known"][:, *cells]}
 
 
 def loader(frames: int, batch: int, seed: int, crop: int = 256, performed: float = 0.0,

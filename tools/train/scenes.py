@@ -33,7 +33,7 @@ class SceneBatch:
     motion: torch.Tensor          # the chunk before
     sink: torch.Tensor            # an earlier chunk of the same scene
     sink_rows: np.ndarray         # (B,) first half-frame of the sink
-    reference: torch.Tensor       # (B, 1, C, h, w)
+    reference: torch.Tensor       # (B, 1, C', h, w) the codec's coarse reference features
     emotion: torch.Tensor         # int64 (B,)
     mode: torch.Tensor            # int64 (B,)
 
@@ -70,7 +70,7 @@ class Scenes:
         sink = self.first[at] + rng.integers(0, np.maximum(1, np.minimum(4, at - self.first[at])))
         tensor = lambda a: torch.from_numpy(a.astype(np.int64))
         return SceneBatch(self.rows[at], self.normalize(self.video[at]), self.normalize(self.video[at - 1]),
-                          self.normalize(self.video[sink]), self.rows[sink, 0], self.normalize(self.reference[at]),
+                          self.normalize(self.video[sink]), self.rows[sink, 0], torch.from_numpy(self.reference[at].astype(np.float32)),
                           tensor(self.emotion[at]), tensor(self.mode[at]))
 
 
@@ -105,7 +105,8 @@ def plan_modes(streams: Streams, rows: np.ndarray, rng: np.random.Generator) -> 
 def draw_stream(streams: Streams, rows: np.ndarray, seed: int):
     """Draw one stream as scenes of SCENE_CHUNKS chunks, each with its own character.
 
-    Yields (rows, frames uint8 premultiplied (C * 16, H, W, 4), reference (H, W, 4), emotion (C,), mode (C,)).
+    Yields (rows, frames uint8 premultiplied (C * 16, H, W, 4), poses (C * 16, P), reference (H, W, 4), emotion (C,),
+    mode (C,)).
     """
     from tools.studio.behaviour import perform
     from tools.studio.cast import CAST
@@ -123,16 +124,20 @@ def draw_stream(streams: Streams, rows: np.ndarray, seed: int):
             else int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31))
         renderer = Renderer(Identity.from_seed(identity))
         poses = track[begin * CHUNK_FRAMES: (begin + SCENE_CHUNKS) * CHUNK_FRAMES]
-        yield (rows[part], np.stack([renderer.draw(p, premultiplied=True) for p in poses]),
+        yield (rows[part], np.stack([renderer.draw(p, premultiplied=True) for p in poses]), poses,
                renderer.draw(REST, premultiplied=True), emotion[part], mode[part])
 
 
-def encode(encoder, frames: np.ndarray) -> np.ndarray:
-    """uint8 premultiplied (N * 4, H, W, 4) to latents float16 (N, C, h, w)."""
+def encode(codec, frames: np.ndarray, poses: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 premultiplied frames (N * 4, H, W, 4), poses (N * 4, P) and reference (H, W, 4) to latents (N, C, h, w) and
+    the coarse reference features (1, C', h, w), float16."""
     from .pictures import to_float
     x = to_float(torch.from_numpy(frames)).reshape(-1, FRAMES, 4, *frames.shape[1:3])
+    picture = to_float(torch.from_numpy(reference))[None]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        return encoder(x).float().numpy().astype(np.float16)
+        latents = codec.encoder(x, torch.from_numpy(poses).reshape(len(x), FRAMES, -1), picture.expand(len(x), -1, -1, -1))
+        features = codec.reference(picture)[-1]
+    return latents.float().numpy().astype(np.float16), features.float().numpy().astype(np.float16)
 
 
 def main() -> None:
@@ -148,7 +153,7 @@ def main() -> None:
     from .video_codec import VideoCodec
     codec = VideoCodec()
     codec.load_state_dict(load_weights(args.codec))
-    encoder = codec.encoder.eval().to(memory_format=torch.channels_last)
+    codec.eval().to(memory_format=torch.channels_last)
     streams = Streams.load(args.streams)
     worker, workers = map(int, args.worker.split("/"))
     args.out.mkdir(parents=True, exist_ok=True)
@@ -175,9 +180,9 @@ def main() -> None:
         if int(number) in existing:
             continue
         rows = streams.chunks[streams.chunks[:, 4] == number]
-        for part, (rows, frames, reference, emotion, mode) in enumerate(draw_stream(streams, rows, int(number))):
-            still = encode(encoder, np.repeat(reference[None], FRAMES, 0))
-            video = encode(encoder, frames).reshape(len(rows), CHUNK_FRAMES // FRAMES, *still.shape[1:])
+        for part, (rows, frames, poses, reference, emotion, mode) in enumerate(draw_stream(streams, rows, int(number))):
+            latents, still = encode(codec, frames, poses, reference)
+            video = latents.reshape(len(rows), CHUNK_FRAMES // FRAMES, *latents.shape[1:])
             pending.append({"rows": rows, "scene": np.full(len(rows), int(number) * 1000 + part), "video": video,
                             "reference": np.repeat(still[None], len(rows), 0), "emotion": emotion, "mode": mode})
             done += len(rows)

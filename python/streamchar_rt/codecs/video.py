@@ -1,8 +1,10 @@
 """RGBA video codec: four frames to one latent, and back with the help of a reference picture.
 
-The encoder sees four frames at once (temporal 4, spatial 16). The decoder is causal: latent n is decoded
-from latents n-1 and n. Identity and fine detail come from the reference: the decoder predicts a flow that
-warps the reference picture, and blends it with what it draws itself (after Siarohin et al. 2019, "First
+The encoder sees four frames at once (temporal 4, spatial 16) beside the reference picture, so a latent says
+how the character differs from the reference, not what it looks like. It is told the pose that the frames were
+drawn with, too: finding movement in pixels is the slowest thing to learn, and nobody encodes at run time. The decoder is causal: latent n is
+decoded from latents n-1 and n. Identity and fine detail come from the reference: the decoder predicts a flow
+that warps the reference picture, and blends it with what it draws itself (after Siarohin et al. 2019, "First
 Order Motion Model"). No normalization layers at high resolution: they cost as much as the convolutions.
 
 Pictures are RGBA with premultiplied colour in [0, 1], channels first, 256 x 256.
@@ -10,6 +12,7 @@ Pictures are RGBA with premultiplied colour in [0, 1], channels first, 256 x 256
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +27,11 @@ MAX_FLOW = 40.0      # pixels that a part of the reference may move
 class VideoCodecConfig:
     size: int = 256
     latent_channels: int = 12
-    encoder: tuple[int, int, int] = (64, 96, 128)      # channels at 1/4, 1/8, 1/16
+    encoder: tuple[int, int, int] = (96, 128, 192)     # channels at 1/4, 1/8, 1/16
     decoder: tuple[int, int, int] = (160, 80, 40)      # channels at 1/16, 1/8, 1/4
     reference: tuple[int, int, int] = (32, 48, 64)     # channels at 1/4, 1/8, 1/16
     trunk: int = 3
+    pose_fields: int = 21
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -46,19 +50,22 @@ class _Residual(nn.Module):
 
 
 class VideoEncoder(nn.Module):
-    """(B, 4, 4, H, W) premultiplied RGBA frames to latents (B, C, H/16, W/16) in about [-2, 2]."""
+    """Premultiplied RGBA frames (B, 4, 4, H, W), their poses (B, 4, P) and the reference picture (B, 4, H, W), to
+    latents (B, C, H/16, W/16) in [-2, 2]. Only training encodes."""
 
     def __init__(self, config: VideoCodecConfig = VideoCodecConfig()):
         super().__init__()
         a, b, c = config.encoder
-        self.net = nn.Sequential(
-            nn.PixelUnshuffle(PATCH), nn.Conv2d(FRAMES * 4 * PATCH ** 2, a, 1), _Residual(a),
-            nn.Conv2d(a, b, 3, 2, 1), _Residual(b), nn.Conv2d(b, c, 3, 2, 1), _Residual(c),
-            nn.Conv2d(c, config.latent_channels, 1))
+        self.pixels = nn.Sequential(
+            nn.PixelUnshuffle(PATCH), nn.Conv2d((FRAMES + 1) * 4 * PATCH ** 2, a, 1), _Residual(a),
+            nn.Conv2d(a, b, 3, 2, 1), _Residual(b), _Residual(b), nn.Conv2d(b, c, 3, 2, 1))
+        self.pose = nn.Linear(FRAMES * config.pose_fields, c)
+        self.mix = nn.Sequential(_Residual(c), _Residual(c), nn.Conv2d(c, config.latent_channels, 1))
 
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        x = frames.flatten(1, 2) * 2 - 1
-        z = self.net(x.contiguous(memory_format=torch.channels_last))
+    def forward(self, frames: torch.Tensor, poses: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([frames.flatten(1, 2), picture], 1) * 2 - 1
+        x = self.pixels(x.contiguous(memory_format=torch.channels_last))
+        z = self.mix(x + self.pose(poses.flatten(1))[..., None, None])
         return 2 * torch.tanh(z / 2)
 
 
@@ -76,6 +83,14 @@ class ReferenceEncoder(nn.Module):
         fine = self.fine((picture * 2 - 1).contiguous(memory_format=torch.channels_last))
         middle = self.middle(fine)
         return fine, middle, self.coarse(middle)
+
+
+class Decoded(NamedTuple):
+    """``frames`` (B, 4, 4, H, W) premultiplied RGBA, not clamped; ``warped``, the moved reference that went into them,
+    same shape; ``flow`` (B, 4, 2, H/4, W/4), pixels from each place to where the reference shows it."""
+    frames: torch.Tensor
+    warped: torch.Tensor
+    flow: torch.Tensor
 
 
 class VideoDecoder(nn.Module):
@@ -98,13 +113,11 @@ class VideoDecoder(nn.Module):
         nn.init.zeros_(self.flow.bias)
 
     def forward(self, latents: torch.Tensor, previous: torch.Tensor, picture: torch.Tensor,
-                features: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+                features: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> Decoded:
         """Decode latents.
 
         ``latents``, ``previous``: (B, C, h, w), latent n and n-1 (n itself where there is none before);
         ``picture``: (B or 1, 4, H, W) reference, ``features``: ``ReferenceEncoder``'s, same batch.
-        Returns the frames, (B, 4, 4, H, W) premultiplied RGBA, not clamped, and the warped reference that
-        went into them, same shape.
         """
         batch = len(latents)
         fine, middle, coarse = features
@@ -116,7 +129,8 @@ class VideoDecoder(nn.Module):
         x = x.reshape(batch * FRAMES, -1, *x.shape[2:])
         x = self.mix_middle(torch.cat([x, share(middle, FRAMES)], 1).contiguous(memory_format=torch.channels_last))
         x = self.middle(x)
-        warped = self._warp(x, share(picture, FRAMES))
+        flow = MAX_FLOW * torch.tanh(F.pixel_shuffle(self.flow(F.silu(x)).float(), 2))        # (4B, 2, H/4, W/4)
+        warped = self._warp(flow, share(picture, FRAMES))
         x = F.pixel_shuffle(self.up(x), 2)                            # (4B, c, H/4, W/4)
         x = torch.cat([x, share(fine, FRAMES), F.pixel_unshuffle(warped.to(x.dtype), PATCH)], 1)
         x = self.fine(self.mix_fine(x.contiguous(memory_format=torch.channels_last)))
@@ -124,16 +138,15 @@ class VideoDecoder(nn.Module):
         drawn, weight = x[:, :4] + 0.5, torch.sigmoid(x[:, 4:])
         y = torch.lerp(drawn, warped.float(), weight)
         shape = (batch, FRAMES, 4, *y.shape[2:])
-        return y.reshape(shape), warped.reshape(shape)
+        return Decoded(y.reshape(shape), warped.reshape(shape), flow.reshape(batch, FRAMES, *flow.shape[1:]))
 
-    def _warp(self, x: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
-        """Reference picture moved by the predicted flow, at most MAX_FLOW pixels."""
+    @staticmethod
+    def _warp(flow: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+        """Reference picture moved by the flow."""
         height, width = picture.shape[-2:]
-        flow = F.pixel_shuffle(self.flow(F.silu(x)).float(), 2)       # (4B, 2, H/4, W/4)
-        flow = MAX_FLOW * torch.tanh(flow)
         flow = F.interpolate(flow, scale_factor=PATCH, mode="bilinear", align_corners=False)
-        grid = F.affine_grid(torch.eye(2, 3, device=x.device)[None], (1, 1, height, width), align_corners=False)
-        scale = torch.tensor([2.0 / width, 2.0 / height], device=x.device)
+        grid = F.affine_grid(torch.eye(2, 3, device=flow.device)[None], (1, 1, height, width), align_corners=False)
+        scale = torch.tensor([2.0 / width, 2.0 / height], device=flow.device)
         with torch.autocast(picture.device.type, enabled=False):
             return F.grid_sample(picture.float(), grid + flow.permute(0, 2, 3, 1) * scale, mode="bilinear",
                                  padding_mode="zeros", align_corners=False)

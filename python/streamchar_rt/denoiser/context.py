@@ -49,10 +49,9 @@ class CachedDenoiser:
             return out[None].to(q.dtype)
         return attend
 
-    def write_reference(self, cache: ops.ContextCache, latents: torch.Tensor) -> None:
-        """Reference latents (1, 1, C, h, w), normalised: keys and values once a session."""
-        video = patchify(latents).to(self.dtype)
-        tokens = self.dit.embed_reference(video, video.new_zeros(1, 0, self.dit.config.audio_features))
+    def write_reference(self, cache: ops.ContextCache, features: torch.Tensor) -> None:
+        """The codec's coarse reference features (1, C, h, w): keys and values once a session."""
+        tokens = self.dit.embed_reference(patchify(features[:, None].to(self.dtype)))
         self.dit.run(tokens, self._clean, self._attend(cache, (), REFERENCE))
         cache.commit(REFERENCE)
 
@@ -69,8 +68,8 @@ class CachedDenoiser:
         tokens = self.dit.embed(video.to(self.dtype), audio.to(self.dtype), condition_video.to(self.dtype),
                                 condition_audio.to(self.dtype))
         tokens = self.dit.run(tokens, self.dit.modulations(vector), self._attend(cache, None, None))
-        v, a = self.dit.project(tokens, vector)
-        return v.float(), a.float()
+        v, residual = self.dit.project(tokens, vector)
+        return v.float(), self.dit.audio_velocity(residual, audio, condition_audio.to(self.dtype), torch.tensor([t]))
 
     def unpatchify(self, video: torch.Tensor) -> torch.Tensor:
         """Tokens (1, 256, 48) to latents (1, 4, C, h, w)."""

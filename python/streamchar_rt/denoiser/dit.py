@@ -26,16 +26,22 @@ class DiTConfig:
     feed_forward: int = 384
     latent_channels: int = 12
     patch: int = 2
+    reference_channels: int = 64     # of the codec's coarse reference features
     mel_bins: int = 80
     mel_frames_per_token: int = 2
     voices: int = 4
     emotions: int = 5
     modes: int = 3
+    audio_variance: float = 0.06     # of the mel about the mean that the condition gives
     layout: Layout = field(default_factory=Layout)
 
     @property
     def video_features(self) -> int:
         return self.latent_channels * self.patch ** 2
+
+    @property
+    def reference_features(self) -> int:
+        return self.reference_channels * self.patch ** 2
 
     @property
     def audio_features(self) -> int:
@@ -148,7 +154,7 @@ class JointDiT(nn.Module):
         d = config.width
         self.video_in = nn.Linear(config.video_features, d)
         self.audio_in = nn.Linear(config.audio_features, d)
-        self.reference_embedding = nn.Parameter(torch.zeros(d))
+        self.reference_in = nn.Linear(config.reference_features, d)
         self.time = nn.Sequential(nn.Linear(d, d), nn.SiLU(), nn.Linear(d, d))
         self.voice = nn.Embedding(config.voices + 1, d)          # the last entry of each: not given
         self.emotion = nn.Embedding(config.emotions + 1, d)
@@ -158,6 +164,7 @@ class JointDiT(nn.Module):
         self.final_modulation = nn.Linear(d, 2 * d)
         self.video_out = nn.Linear(d, config.video_features)
         self.audio_out = nn.Linear(d, config.audio_features)
+        self.audio_mean = nn.Linear(d, config.audio_features)     # of the clean tokens, read from the condition
         for layer in (self.modulation, self.final_modulation, self.video_out, self.audio_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -186,9 +193,11 @@ class JointDiT(nn.Module):
             a = a + condition_audio
         return v, a
 
-    def embed_reference(self, video: torch.Tensor, no_audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        v, a = self.embed(video, no_audio)
-        return v + self.reference_embedding, a
+    def embed_reference(self, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens from the patches of the codec's coarse reference features (B, 64, 256), of whatever size they are;
+        a reference has no audio tokens."""
+        v = self.reference_in(F.layer_norm(reference, reference.shape[-1:]))
+        return v, v[:, :0]
 
     def positions(self, tokens: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Local positions (T, 3) of a segment with these tokens."""
@@ -211,9 +220,23 @@ class JointDiT(nn.Module):
         return tokens
 
     def project(self, tokens: tuple[torch.Tensor, torch.Tensor], vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Velocities (B, Tv, 48) and (B, Ta, 160)."""
+        """The video's velocity (B, Tv, 48), and what ``audio_velocity`` makes the audio's from (B, Ta, 160)."""
         shift, scale = self.final_modulation(vector)[:, None].chunk(2, -1)
         return self.video_out(modulate(tokens[0], shift, scale)), self.audio_out(modulate(tokens[1], shift, scale))
+
+    def audio_velocity(self, residual: torch.Tensor, noisy: torch.Tensor, condition: torch.Tensor,
+                       t: torch.Tensor) -> torch.Tensor:
+        """Velocity float32 (B, Ta, 160) of noisy audio tokens at flow time ``t`` (B,).
+
+        What the condition says about the clean tokens, x1 ~ N(mean, audio_variance), gives the best velocity in
+        closed form; the network adds the rest, in units of what stays uncertain (preconditioning after Karras et
+        al. 2022). So neither the noise nor the mean needs to pass through the network's 256 channels.
+        """
+        variance, t = self.config.audio_variance, t[:, None, None].float()
+        rest = 1 - t
+        total = rest ** 2 + t ** 2 * variance                                # of the noisy token about t * mean
+        known = (rest * self.audio_mean(condition).float() + (t * variance - rest) * noisy.float()) / total
+        return known + (variance / total).sqrt() * residual.float()
 
 
 def normalize_and_rotate(x: torch.Tensor, weight: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -273,7 +296,7 @@ class Window:
     """
     video: torch.Tensor                       # (B, 256, 48) noisy
     audio: torch.Tensor                       # (B, 16, 160) noisy
-    reference: torch.Tensor | None = None     # (B, 64, 48)
+    reference: torch.Tensor | None = None     # (B, 64, 256)
     sink: tuple[torch.Tensor, torch.Tensor] | None = None
     motion: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -289,12 +312,12 @@ def windowed_velocity(dit: JointDiT, window: Window, t: torch.Tensor, style: Sty
     device = window.audio.device
     context = []
     if window.reference is not None:
-        silent = window.audio[: len(window.reference), :0]
-        context.append(dit.context_pass(*dit.embed_reference(window.reference, silent), layout.reference_distance))
+        context.append(dit.context_pass(*dit.embed_reference(window.reference), layout.reference_distance))
     for pair, distance in ((window.sink, layout.sink_distance), (window.motion, layout.motion_distance)):
         if pair is not None:
             context.append(dit.context_pass(*dit.embed(*pair), distance))
     tokens = dit.embed(window.video, window.audio, condition_video, condition_audio)
     vector = dit.vector(t, style)
     attend = SegmentAttention(layout, dit.positions(tokens).to(device), tokens[0].shape[1], context=context)
-    return dit.project(dit.run(tokens, dit.modulations(vector), attend), vector)
+    video, residual = dit.project(dit.run(tokens, dit.modulations(vector), attend), vector)
+    return video, dit.audio_velocity(residual, window.audio, condition_audio, t)

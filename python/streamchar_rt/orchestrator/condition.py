@@ -9,14 +9,16 @@ from torch import nn
 
 from .units import NUM_UNITS
 
-FEATURES = NUM_UNITS + 3 + 2      # unit, stress, word start, time since the unit began
-LONGEST = 15                      # half-frames after which "time since" saturates
+FEATURES = NUM_UNITS + 3 + 4      # unit, stress, word start, time since the unit began, time left, fraction
+LONGEST = 15                      # half-frames at which times saturate
 
 
 @dataclass(frozen=True)
 class ConditionConfig:
-    width: int = 128
+    width: int = 192
+    depth: int = 5                # convolutions; each sees two half-frames to either side
     output: int = 256             # the denoiser's width
+    voices: int = 4
     past: int = 8                 # half-frames before the chunk
     slots: int = 32
     lookahead: int = 8
@@ -28,15 +30,26 @@ class ConditionConfig:
         return asdict(self)
 
 
+def time_left(elapsed: torch.Tensor) -> torch.Tensor:
+    """Half-frames until the next unit begins, or the window ends, at least 1; like ``elapsed`` (..., T), int64."""
+    place = torch.arange(elapsed.shape[-1], device=elapsed.device)
+    begins = torch.where(elapsed == 0, place, elapsed.shape[-1])
+    following = begins.flip(-1).cummin(-1).values.flip(-1)
+    following = torch.cat([following[..., 1:], torch.full_like(following[..., :1], elapsed.shape[-1])], -1)
+    return following - place
+
+
 def alignment_features(unit: torch.Tensor, stress: torch.Tensor, word_start: torch.Tensor,
                        elapsed: torch.Tensor) -> torch.Tensor:
-    """What each half-frame says, float32 (..., FEATURES).
+    """What each half-frame says, float32 (..., T, FEATURES).
 
-    All arguments are integer (...): unit id, stress 0..2, first unit of a word 0/1, half-frames since the
+    All arguments are integer (..., T): unit id, stress 0..2, first unit of a word 0/1, half-frames since the
     unit began (0 for its first).
     """
-    return torch.cat([F.one_hot(unit, NUM_UNITS).float(), F.one_hot(stress, 3).float(), word_start[..., None].float(),
-                      elapsed.clamp(0, LONGEST)[..., None].float() / LONGEST], -1)
+    left = time_left(elapsed).clamp(max=LONGEST).float()
+    since = elapsed.clamp(0, LONGEST).float()
+    times = torch.stack([word_start.float(), since / LONGEST, left / LONGEST, (since + 0.5) / (since + left)], -1)
+    return torch.cat([F.one_hot(unit, NUM_UNITS).float(), F.one_hot(stress, 3).float(), times], -1)
 
 
 class ConditionEncoder(nn.Module):
@@ -47,15 +60,16 @@ class ConditionEncoder(nn.Module):
         self.config = config
         d = config.width
         self.embed = nn.Linear(FEATURES, d)
-        self.convolutions = nn.ModuleList(nn.Conv1d(d, d, 5, padding=2) for _ in range(2))
+        self.voice = nn.Embedding(config.voices, d)
+        self.convolutions = nn.ModuleList(nn.Conv1d(d, d, 5, padding=2) for _ in range(config.depth))
         self.to_audio = nn.Linear(config.slots // config.audio_tokens * d, config.output)
         self.to_video = nn.Linear(config.slots // config.latents * d, config.output)
 
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``features``: (B, past + slots + lookahead, FEATURES). Returns c_v (B, latents, output) and
-        c_a (B, audio_tokens, output). All-zero features mean: no condition."""
+    def forward(self, features: torch.Tensor, voice: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``features``: (B, past + slots + lookahead, FEATURES), ``voice``: int64 (B,). Returns c_v (B, latents,
+        output) and c_a (B, audio_tokens, output). All-zero features mean: no condition."""
         c = self.config
-        x = self.embed(features).transpose(1, 2)
+        x = (self.embed(features) + self.voice(voice)[:, None]).transpose(1, 2)
         for convolution in self.convolutions:
             x = x + convolution(F.silu(x))
         x = x.transpose(1, 2)
