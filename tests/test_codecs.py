@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from streamchar_rt.codecs import mel
-from streamchar_rt.codecs.video import FRAMES, ReferenceEncoder, VideoDecoder, VideoEncoder
+from streamchar_rt.codecs.video import FRAMES, MotionCode, ReferenceEncoder, VideoDecoder, VideoEncoder
 from streamchar_rt.codecs.vocoder import DELAY, Vocoder
 
 
@@ -65,10 +65,21 @@ def test_video_codec_shapes_and_causality(seeded):
     frames, picture = torch.rand(3, FRAMES, 4, 256, 256), torch.rand(1, 4, 256, 256)
     with torch.no_grad():
         z = encoder(frames, torch.randn(3, FRAMES, 21), picture.expand(3, -1, -1, -1))
-        assert z.shape == (3, 12, 16, 16) and z.abs().max() <= 2
+        assert z.shape == (3, 12, 16, 16) and z[:, MotionCode.CHANNELS:].abs().max() <= 2
         features = reference(picture)
         before = torch.cat([z[:1], z[:-1]])
         whole, warped, flow = decoder(z, before, picture, features)
         assert whole.shape == warped.shape == (3, FRAMES, 4, 256, 256) and flow.shape == (3, FRAMES, 2, 64, 64)
         alone = decoder(z[1:2], z[:1], picture, features).frames
     assert torch.allclose(whole[1:2], alone, atol=1e-4)       # latent by latent equals all at once
+
+
+def test_motion_code_is_read_back_and_averages_noise(seeded):
+    """Fields that move evenly over a latent come back exactly; noise in the cells is divided by their number's root."""
+    code, frames = MotionCode(), torch.linspace(-1, 1, FRAMES)[:, None]
+    fields = torch.randn(5, 1, 21) + torch.randn(5, 1, 21) * frames
+    written = code.write(fields, 16, 16)
+    assert written.shape == (5, 4, 16, 16)
+    assert torch.allclose(code.read(written), fields[..., :7], atol=1e-5)
+    error = code.read(written + torch.randn_like(written)) - fields[..., :7]
+    assert error[..., 3:].std() < 2 * (1 / 1.5 ** 2 + 1 / 6 ** 2) ** 0.5 / 8       # 64 cells for each number

@@ -122,9 +122,10 @@ def losses(model: Denoiser, batch, draws: int, autocast) -> dict[str, torch.Tens
         mean = model.dit.audio_mean(condition_audio)
         window = Window((1 - mix) * noise_v + mix * video, (1 - mix) * noise_a + mix * audio, reference, sink, motion)
         v, a = windowed_velocity(model.dit, window, t, style, condition_video, condition_audio)
-    # In units of what the mean leaves uncertain at each flow time, so that all times weigh the same.
+    # In units of what the mean leaves uncertain at each flow time, so that all times weigh the same; without a
+    # condition the mean says nothing, and the errors are as much larger.
     variance = model.dit.config.audio_variance
-    units = ((1 - mix) ** 2 + mix ** 2 * variance) / variance
+    units = ((1 - mix) ** 2 + mix ** 2 * variance) / variance * torch.where(told > 0, 1.0, variance)
     loss_a = ((a - (audio - noise_a)).square() * units).mean()
     mean_error = (mean.float() - audio).square()
     total = AUDIO_WEIGHT * loss_a + mean_error.mean()

@@ -87,30 +87,22 @@ def clip(seed: int, track: np.ndarray) -> dict[str, np.ndarray]:
 class Clips(IterableDataset):
     """Endless random clips; every worker draws its own.
 
-    ``crop``: a square cut at a multiple of 16 pixels; ``performed``: share of clips from performances, the rest
-    are random poses.
+    ``performed``: share of clips from performances, the rest are random poses.
     """
 
-    def __init__(self, frames: int, seed: int, crop: int, performed: float):
-        self.frames, self.seed, self.crop, self.performed = frames, seed, crop, performed
+    def __init__(self, frames: int, seed: int, performed: float):
+        self.frames, self.seed, self.performed = frames, seed, performed
 
     def __iter__(self):
         info = get_worker_info()
         rng = np.random.default_rng((self.seed, info.id if info else 0))
         while True:
             track = performed_track if rng.random() < self.performed else random_track
-            out = clip(int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31)), track(rng, self.frames))
-            room = (out["weight"].shape[-1] - self.crop) // 16
-            y, x = (16 * int(rng.integers(0, room + 1)) for _ in range(2))
-            cut = (slice(y, y + self.crop), slice(x, x + self.crop))
-            cells = tuple(slice(s.start // FLOW_CELL, s.stop // FLOW_CELL) for s in cut)
-            yield {**out, "frames": out["frames"][:, *cut], "reference": out["reference"][cut],
-                   "weight": out["weight"][:, *cut], "flow": out["flow"][..., *cells], "known": out["known"][:, *cells]}
+            yield clip(int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31)), track(rng, self.frames))
 
 
-def loader(frames: int, batch: int, seed: int, crop: int = 256, performed: float = 0.0,
-           workers: int = 1) -> DataLoader:
-    return DataLoader(Clips(frames, seed, crop, performed), batch_size=batch, num_workers=workers, prefetch_factor=3,
+def loader(frames: int, batch: int, seed: int, performed: float = 0.0, workers: int = 1) -> DataLoader:
+    return DataLoader(Clips(frames, seed, performed), batch_size=batch, num_workers=workers, prefetch_factor=3,
                       multiprocessing_context="spawn")
 
 

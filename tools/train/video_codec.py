@@ -7,7 +7,6 @@ The studio says how every part of the drawing moved, which teaches the flow many
 Eyes and mouth weigh more (the studio says where they are). Latents get noise, so that the decoder forgives
 the denoiser's errors, and a small penalty, so that they stay small. A linear reading of the pose from the latents
 makes them carry movement from the start, when warping the reference alone explains most pixels.
-Square crops make the first part of a training several times cheaper.
 """
 from __future__ import annotations
 
@@ -109,7 +108,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser, minutes=45, lr=1e-3, batch=4)
     parser.add_argument("--freeze-encoder", action="store_true", help="train the reference encoder and decoder only")
-    parser.add_argument("--crop", type=int, default=256, help="side of the training squares, a multiple of 16")
     parser.add_argument("--performed", type=float, default=0.4, help="share of clips from performances, not random poses")
     parser.add_argument("--pose", type=float, default=0.5, help="weight of reading the pose from the latents")
     parser.add_argument("--flow", type=float, default=0.2, help="weight of the flow's mean error in pixels")
@@ -117,8 +115,8 @@ def main() -> None:
     args = parser.parse_args()
     codec = VideoCodec().to(memory_format=torch.channels_last)
     codec.encoder.requires_grad_(not args.freeze_encoder)
-    loop = Loop(codec, args, betas=(0.9, 0.95), decay=0.998)
-    data = iter(loader(LATENTS * FRAMES, args.batch, args.seed + loop.iteration, args.crop, args.performed))
+    loop = Loop(codec, args, betas=(0.9, 0.95), decay=0.998, warmup=60)
+    data = iter(loader(LATENTS * FRAMES, args.batch, args.seed + loop.iteration, args.performed))
     test = held_out_clips(12)
 
     def step(_: int) -> dict[str, torch.Tensor]:

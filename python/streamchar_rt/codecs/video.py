@@ -2,10 +2,16 @@
 
 The encoder sees four frames at once (temporal 4, spatial 16) beside the reference picture, so a latent says
 how the character differs from the reference, not what it looks like. It is told the pose that the frames were
-drawn with, too: finding movement in pixels is the slowest thing to learn, and nobody encodes at run time. The decoder is causal: latent n is
-decoded from latents n-1 and n. Identity and fine detail come from the reference: the decoder predicts a flow
-that warps the reference picture, and blends it with what it draws itself (after Siarohin et al. 2019, "First
-Order Motion Model"). No normalization layers at high resolution: they cost as much as the convolutions.
+drawn with, too: finding movement in pixels is the slowest thing to learn, and nobody encodes at run time.
+
+Four of the channels say how head, body and hair move as a whole, in numbers that are the same everywhere, so
+that the decoder's average over the picture is free of the denoiser's errors. The others are local and learned:
+eyes, brows, mouth.
+
+The decoder is causal: latent n is decoded from latents n-1 and n. Identity and fine detail come from the
+reference: the decoder predicts a flow that warps the reference picture, and blends it with what it draws itself.
+The flow is that of a few parts that move rigidly, each place choosing among them (after Siarohin et al. 2019,
+"First Order Motion Model"). No normalization layers at high resolution: they cost as much as the convolutions.
 
 Pictures are RGBA with premultiplied colour in [0, 1], channels first, 256 x 256.
 """
@@ -20,7 +26,8 @@ from torch import nn
 
 FRAMES = 4           # frames a latent
 PATCH = 4            # pixel-unshuffle factor at both ends
-MAX_FLOW = 40.0      # pixels that a part of the reference may move
+REACH = 10.0         # pixels, the scale of the parts' movement
+LOCAL_FLOW = 6.0     # pixels that a place may move against its part
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class VideoCodecConfig:
     reference: tuple[int, int, int] = (32, 48, 64)     # channels at 1/4, 1/8, 1/16
     trunk: int = 3
     pose_fields: int = 21
+    parts: int = 8                                     # that move rigidly
+    motion_width: int = 64
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -49,9 +58,39 @@ class _Residual(nn.Module):
         return x + self.second(F.silu(self.first(F.silu(x))))
 
 
+class MotionCode(nn.Module):
+    """The pose's first RIGID fields over a latent's four frames, as 16 numbers in the 2 x 2 cells of four channels.
+
+    A field is written as its mean and its slope, two of them with their curvature, each times a gain that makes all
+    of them about as large as the other channels.
+    """
+    RIGID, CHANNELS = 7, 4
+
+    def __init__(self):
+        super().__init__()
+        orders = torch.tensor([0] * self.RIGID + [1] * self.RIGID + [2, 2])
+        basis = torch.tensor([[1.0, 1, 1, 1], [-3, -1, 1, 3], [1, -1, -1, 1]])
+        basis = basis / basis.square().mean(1, keepdim=True).sqrt()
+        self.register_buffer("field", torch.tensor([*range(self.RIGID), *range(self.RIGID), 0, 1]), persistent=False)
+        self.register_buffer("basis", basis[orders], persistent=False)                                   # (16, 4)
+        self.register_buffer("gain", torch.tensor([1.5, 6.0, 12.0])[orders], persistent=False)
+
+    def write(self, poses: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Poses (B, 4, P) to the same code in all cells, (B, 4, h, w)."""
+        code = self.gain * (poses.float().transpose(1, 2)[:, self.field] * self.basis).mean(-1)          # (B, 16)
+        return code.reshape(-1, self.CHANNELS, 2, 2).repeat(1, 1, height // 2, width // 2)
+
+    def read(self, channels: torch.Tensor) -> torch.Tensor:
+        """(B, 4, h, w) to the fields' mean estimate (B, 4 frames, RIGID)."""
+        cells = channels.float().unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))                           # B C h/2 2 w/2 2
+        code = cells.mean((2, 4)).flatten(1) / self.gain
+        fields = torch.zeros(len(code), self.RIGID, FRAMES, device=code.device)
+        return fields.index_add(1, self.field, code[..., None] * self.basis).transpose(1, 2)
+
+
 class VideoEncoder(nn.Module):
     """Premultiplied RGBA frames (B, 4, 4, H, W), their poses (B, 4, P) and the reference picture (B, 4, H, W), to
-    latents (B, C, H/16, W/16) in [-2, 2]. Only training encodes."""
+    latents (B, C, H/16, W/16), the motion code first, the rest in [-2, 2]. Only training encodes."""
 
     def __init__(self, config: VideoCodecConfig = VideoCodecConfig()):
         super().__init__()
@@ -60,13 +99,14 @@ class VideoEncoder(nn.Module):
             nn.PixelUnshuffle(PATCH), nn.Conv2d((FRAMES + 1) * 4 * PATCH ** 2, a, 1), _Residual(a),
             nn.Conv2d(a, b, 3, 2, 1), _Residual(b), _Residual(b), nn.Conv2d(b, c, 3, 2, 1))
         self.pose = nn.Linear(FRAMES * config.pose_fields, c)
-        self.mix = nn.Sequential(_Residual(c), _Residual(c), nn.Conv2d(c, config.latent_channels, 1))
+        self.code = MotionCode()
+        self.mix = nn.Sequential(_Residual(c), _Residual(c), nn.Conv2d(c, config.latent_channels - MotionCode.CHANNELS, 1))
 
     def forward(self, frames: torch.Tensor, poses: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
         x = torch.cat([frames.flatten(1, 2), picture], 1) * 2 - 1
         x = self.pixels(x.contiguous(memory_format=torch.channels_last))
         z = self.mix(x + self.pose(poses.flatten(1))[..., None, None])
-        return 2 * torch.tanh(z / 2)
+        return torch.cat([self.code.write(poses, *z.shape[-2:]).to(z.dtype), 2 * torch.tanh(z / 2)], 1)
 
 
 class ReferenceEncoder(nn.Module):
@@ -105,12 +145,18 @@ class VideoDecoder(nn.Module):
         self.mix_middle = nn.Conv2d(b + middle, b, 1)
         self.middle = _Residual(b)
         self.up = nn.Conv2d(b, c * 4, 1)                             # to 1/4
-        self.flow = nn.Conv2d(b, 2 * 4, 3, padding=1)                # at 1/4 after the shuffle
+        # Parts' shares and local flow, at 1/4 after the shuffle.
+        self.flow = nn.Conv2d(b, (config.parts + 2) * 4, 3, padding=1)
+        self.code = MotionCode()
+        self.motion = nn.Sequential(nn.Linear(MotionCode.RIGID, config.motion_width), nn.SiLU(),
+                                    nn.Linear(config.motion_width, config.parts * 6))
+        self.steady = nn.Linear(MotionCode.RIGID, config.parts * 6, bias=False)
         self.mix_fine = nn.Conv2d(c + fine + 4 * PATCH ** 2, c, 1)
         self.fine = _Residual(c)
         self.out = nn.Conv2d(c, 5 * PATCH ** 2, 3, padding=1)        # RGBA and the blend weight
-        nn.init.zeros_(self.flow.weight)
-        nn.init.zeros_(self.flow.bias)
+        for layer in (self.motion[-1], self.steady):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.motion[-1].bias)
 
     def forward(self, latents: torch.Tensor, previous: torch.Tensor, picture: torch.Tensor,
                 features: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> Decoded:
@@ -129,7 +175,7 @@ class VideoDecoder(nn.Module):
         x = x.reshape(batch * FRAMES, -1, *x.shape[2:])
         x = self.mix_middle(torch.cat([x, share(middle, FRAMES)], 1).contiguous(memory_format=torch.channels_last))
         x = self.middle(x)
-        flow = MAX_FLOW * torch.tanh(F.pixel_shuffle(self.flow(F.silu(x)).float(), 2))        # (4B, 2, H/4, W/4)
+        flow = self._flow(latents, F.pixel_shuffle(self.flow(F.silu(x)).float(), 2))          # (4B, 2, H/4, W/4)
         warped = self._warp(flow, share(picture, FRAMES))
         x = F.pixel_shuffle(self.up(x), 2)                            # (4B, c, H/4, W/4)
         x = torch.cat([x, share(fine, FRAMES), F.pixel_unshuffle(warped.to(x.dtype), PATCH)], 1)
@@ -139,6 +185,18 @@ class VideoDecoder(nn.Module):
         y = torch.lerp(drawn, warped.float(), weight)
         shape = (batch, FRAMES, 4, *y.shape[2:])
         return Decoded(y.reshape(shape), warped.reshape(shape), flow.reshape(batch, FRAMES, *flow.shape[1:]))
+
+    def _flow(self, latents: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Pixels (4B, 2, h, w): each part's affine movement, mixed by the shares that ``places`` (4B, parts + 2, h, w)
+        gives them, and the local flow that it adds."""
+        height, width = places.shape[-2:]
+        fields = self.code.read(latents[:, :MotionCode.CHANNELS]).to(self.steady.weight.dtype)
+        motion = REACH * (self.motion(fields) + self.steady(fields)).float().reshape(len(places), self.config.parts, 2, 3)
+        shares, local = places[:, :-2].softmax(1), places[:, -2:]
+        x = torch.linspace(-1, 1, width, device=places.device).expand(height, width)
+        y = torch.linspace(-1, 1, height, device=places.device)[:, None].expand(height, width)
+        mixed = torch.einsum("bkdi,bkhw->bdihw", motion, shares)
+        return mixed[:, :, 0] * x + mixed[:, :, 1] * y + mixed[:, :, 2] + LOCAL_FLOW * torch.tanh(local)
 
     @staticmethod
     def _warp(flow: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
