@@ -26,7 +26,7 @@ from torch import nn
 
 FRAMES = 4           # frames a latent
 PATCH = 4            # pixel-unshuffle factor at both ends
-REACH = 10.0         # pixels, the scale of the parts' movement
+REACH = 60.0         # pixels, the scale of the parts' movement: large, so that small weights do
 LOCAL_FLOW = 6.0     # pixels that a place may move against its part
 
 
