@@ -5,7 +5,7 @@ Everything around it is the real thing: engine, session, text front end, bundle.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,6 +64,17 @@ class State:
 
     def clone(self) -> State:
         return copy.deepcopy(self)
+
+    def export(self) -> dict:
+        return {**vars(self), "styles": [astuple(style) for style in self.styles]}
+
+    @classmethod
+    def from_export(cls, models: object, features: Features, content: dict) -> State:
+        self = cls(models, features, content["seed"])
+        if set(content) != set(vars(self)):
+            raise ValueError("not a state of the stand-in")
+        vars(self).update(content, styles=[Style(*values) for values in content["styles"]])
+        return self
 
 
 def generate_chunk(models, state: State, style: Style, *, steps: int, should_stop=None) -> RawChunk:
@@ -153,8 +164,9 @@ def make_bundle(folder: Path) -> Path:
 
 
 def make_engine(folder: Path, **overrides) -> Engine:
-    """An engine whose model is the stand-in; ``folder``: where to put its bundle."""
-    bundle = open_bundle(make_bundle(folder / "bundle"))
+    """An engine whose model is the stand-in; ``folder``: where its bundle is, or where to put one."""
+    there = folder / "bundle"
+    bundle = open_bundle(there if there.is_dir() else make_bundle(there))
     models = SimpleNamespace(denoiser=SimpleNamespace(layout=SimpleNamespace(audio_lead=2.0)))
     config = EngineConfig(**{"max_sessions": 8, **overrides})
     return Engine(bundle, config, pipeline, models, Pronouncer(_Dictionary(), _Spelling()), threads=1)

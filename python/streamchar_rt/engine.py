@@ -293,6 +293,10 @@ class Engine:
     def new_state(self, character: Character, seed: int) -> Any:
         return self.pipeline.StreamState(self.models, character.features, seed)
 
+    def import_state(self, features: Any, content: Mapping[str, Any]) -> Any:
+        """The model's state from what its ``export()`` gave."""
+        return self.pipeline.StreamState.from_export(self.models, features, content)
+
     def generate(self, state: Any, style: tuple[int, int, int], steps: int) -> Any:
         """One raw chunk; ``style``: the model's indices of voice, emotion and mode."""
         return self.pipeline.generate_chunk(self.models, state, self.pipeline.Style(*style), steps=steps)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from .orchestrator.condition import LONGEST, ConditionConfig, ConditionEncoder, 
 from .orchestrator.model import Orchestrator, OrchestratorConfig, TranscriptWindow
 from .orchestrator.units import END, FIRST_PHONE, PAD
 
+#: What of a state is plain values, arrays and tensors.
+_VALUES = ("seed", "chunk_index", "pointer", "elapsed", "history", "past", "previous_latent", "audio_rest")
 SHORTEST_PHONE = 2     # half-frames: a phone of 20 ms is not heard
 
 __all__ = ["CharacterFeatures", "Models", "RawChunk", "StreamState", "Style", "encode_character", "generate_chunk"]
@@ -183,6 +186,31 @@ class StreamState:
         if place < self.pointer:
             raise ValueError(f"place {place} was already spoken (the pointer is at {self.pointer})")
         del self.units.rows[place + 1 - self.units.base:]
+
+    def export(self) -> dict[str, Any]:
+        """Everything but models and character, as plain values, arrays and tensors; see ``from_export``."""
+        return {
+            "values": {name: getattr(self, name) for name in _VALUES},
+            "units": {"base": self.units.base, "rows": np.array(self.units.rows, np.int64)},
+            "vocoder": vars(self.vocoder),
+            "cache": self.cache.state_dict()}
+
+    @classmethod
+    def from_export(cls, models: Models, character: CharacterFeatures, content: Mapping[str, Any]) -> "StreamState":
+        """A stream that goes on from an export. KeyError, TypeError, ValueError where that is not a whole one."""
+        self = object.__new__(cls)
+        self.models, self.character = models, character
+        values = content["values"]
+        if set(values) != set(_VALUES):
+            raise ValueError(f"a state of {sorted(values)}")
+        vars(self).update(values)
+        self.units = _Units()
+        self.units.base = content["units"]["base"]
+        self.units.rows = [tuple(map(int, row)) for row in content["units"]["rows"]]
+        self.vocoder = VocoderState(**content["vocoder"])
+        self.cache = models.denoiser.new_cache()
+        self.cache.load_state_dict(content["cache"])
+        return self
 
     def clone(self) -> "StreamState":
         """An independent stream that goes on from here; cached keys are shared until rewritten."""

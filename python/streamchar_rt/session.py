@@ -250,23 +250,29 @@ class Session:
         if memory != "host":
             raise UnsupportedError(f"memory={memory!r} needs a CUDA engine", hint='use memory="host"')
         with self._consumer:
-            return Snapshot(self._stream.clone(), self._engine.session_bytes)
+            stream = self._stream.clone()
+        return Snapshot(
+            stream, self._engine.session_bytes, self._engine, self._character, self.config, self._rest
+        )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to a snapshot of a session with the same character. The clock goes on.
 
         The next chunk is marked as a discontinuity. The snapshot stays valid.
+
+        Raises:
+            SnapshotError: where it is of another model, character or version.
         """
         self._check_open()
         if not isinstance(snapshot, Snapshot):
             raise ConfigError(f"{type(snapshot).__name__} is not a snapshot", hint="take one with snapshot()")
-        if snapshot.stream.make_state.character is not self._character:
-            raise ConfigError("the snapshot is of another character", hint="restore it in a session of that one")
+        blank = lambda: self._new_stream(self.config.seed, first_turn=1)
+        stream = snapshot.open(self._engine, self._character, blank)
         with self._consumer:
-            stream = snapshot.stream.clone()
             stream.discontinuity = True
             stream.speech.adopt(self._warn, self._stream.speech.next_turn)
             self._stream = stream
+            self._rest = snapshot.mode
 
     def fork(self, *, seed: int | None = None) -> Session:
         """A second session that goes on from here on its own, with the same clock."""

@@ -12,9 +12,9 @@ import copy
 import dataclasses
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from .errors import ConfigError, StateError
 from .orchestrator.transcript import Transcript, TranscriptUpdate
@@ -26,6 +26,7 @@ _APPENDED = 64  # units kept ahead in the stream; the rest waits here, where it 
 _PIECE = 256  # characters read at a time, so that no chunk waits for a long text
 _PATIENCE = 1  # chunks that a character at rest waits for an unfinished text to go on
 _USUAL_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, of the tag [pause]
+_OF_THE_SESSION = frozenset({"_make_transcript", "_limit", "_warn", "_is_known_cue", "_shared", "_lock"})
 _KEPT_TEXT = 4096  # spoken characters kept before the text is cut
 
 Emit = Callable[..., None]
@@ -80,7 +81,7 @@ class _Pause(NamedTuple):
     seconds: float
 
 
-_FLUSH = object()
+FLUSH: Final = object()  # what an inbox holds for flush()
 _Entry = str | CueCall | Iterator[str] | object
 
 
@@ -193,7 +194,7 @@ class Speech:
         with self._lock:
             turn = self._open()
             if turn is not None:
-                turn.inbox.append(_FLUSH)
+                turn.inbox.append(FLUSH)
 
     def end_turn(self) -> int:
         """Ends the open turn, or an empty one; returns its id."""
@@ -341,7 +342,7 @@ class Speech:
             elif isinstance(entry, CueCall):
                 self._take(turn, turn.transcript.flush())
                 turn.ready.append(dataclasses.replace(entry, text_offset=turn.text_base + len(turn.text)))
-            elif entry is _FLUSH:
+            elif entry is FLUSH:
                 turn.flushed = True
                 self._take(turn, turn.transcript.flush())
             else:
@@ -467,8 +468,11 @@ class Speech:
             turn.text, turn.text_base = turn.text[cut:], turn.spoken_until
 
     # ------------------------------------------------------------ copies
-    def clone(self) -> Speech:
+    def clone(self, memo: dict[int, Any] | None = None) -> Speech:
         """An independent queue with the same content.
+
+        Args:
+            memo: ``copy.deepcopy``'s, for copies of other things that share words with the queue.
 
         Raises:
             StateError: while a stream of text is being drawn, which cannot be copied.
@@ -478,11 +482,31 @@ class Speech:
                 if isinstance(turn, _Turn) and any(isinstance(entry, Iterator) for entry in turn.inbox):
                     raise StateError("a push_stream() is still being drawn", hint="let it be spoken first")
             other = copy.copy(self)
-            memo = {id(thing): thing for thing in self._shared}
+            memo = {} if memo is None else memo
+            memo.update((id(thing), thing) for thing in (*self._shared, FLUSH))
             # One deepcopy, so that units and turns go on sharing their words.
             other._queue, other._units, other._cues = copy.deepcopy((self._queue, self._units, self._cues), memo)
         other._lock = threading.RLock()
         return other
+
+    def new_transcript(self) -> Transcript:
+        """A text front end as the turns of this queue have it."""
+        return self._make_transcript()
+
+    def content(self) -> dict[str, Any]:
+        """All that the queue has not got from its session, itself and not a copy; see ``fill``."""
+        return {name: value for name, value in vars(self).items() if name not in _OF_THE_SESSION}
+
+    def fill(self, content: Mapping[str, Any]) -> None:
+        """Replaces the content.
+
+        Raises:
+            ValueError: where it is not as ``content`` gives it.
+        """
+        if set(content) != set(self.content()):
+            raise ValueError(f"a text queue of {sorted(content)}")
+        with self._lock:
+            vars(self).update(content)
 
     def adopt(self, warn: Emit, next_turn: int) -> None:
         """Makes a clone a session's own: its warnings go there, and turn numbers are not used twice."""

@@ -1,6 +1,7 @@
 """All that changes in one live character, in one object."""
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,8 @@ class Stream:
 
     def clone(self) -> Stream:
         """An independent stream that goes on from here."""
+        memo: dict[int, Any] = {}  # units, turns and timeline go on sharing their words
         return Stream(
-            self.make_state, self.speech.clone(), self.timeline.clone(), Emotion(self.emotion.index, self.emotion.until),
+            self.make_state, self.speech.clone(memo), copy.deepcopy(self.timeline, memo), Emotion(self.emotion.index, self.emotion.until),
             self.ready().clone(), self.pts, self.last_frame, self.stuck, self.discontinuity,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from .chunk import Viseme, Word
@@ -71,9 +71,6 @@ class Timeline:
     place: int = 0  # at the end of the last chunk
     _word: WrittenWord | None = None  # the last one that has begun
     _phone_length: float = _USUAL_PHONE  # running mean in half-frames
-
-    def clone(self) -> Timeline:
-        return replace(self)
 
     @property
     def oldest_place(self) -> int:
