@@ -199,22 +199,20 @@ class Engine:
 
         self._check_open()
         config = with_overrides(SessionConfig, config, overrides)
-        if config.threading == "background":
-            raise UnsupportedError(
-                "background threading is not part of this version", hint="call step() from a thread of your own"
-            )
         if config.memory != "host":
             raise UnsupportedError(f"memory={config.memory!r} needs a CUDA engine", hint='use memory="host"')
-        if len(self._sessions) >= self.config.max_sessions:
-            raise StateError(
-                f"{len(self._sessions)} of {self.config.max_sessions} sessions are open",
-                hint="close one, or load the engine with a higher max_sessions",
-            )
+        self._check_room()
         if not isinstance(character, Character):
             character = self.character(character)
         elif character.model != self.bundle.manifest["digest"]:
             raise ConfigError(f"{character!r} was encoded by another model", hint="encode it with this engine")
-        session = Session(self, character, config)
+        return self.admit(lambda: Session(self, character, config))
+
+    def admit(self, make: Callable[[], Session]) -> Session:
+        """Counts a new session, where there is room for one more."""
+        self._check_open()
+        self._check_room()
+        session = make()
         self._sessions.add(session)
         return session
 
@@ -293,12 +291,22 @@ class Engine:
     def new_state(self, character: Character, seed: int) -> Any:
         return self.pipeline.StreamState(self.models, character.features, seed)
 
-    def generate(self, state: Any, style: tuple[int, int, int], steps: int) -> Any:
-        """One raw chunk; ``style``: the model's indices of voice, emotion and mode."""
-        return self.pipeline.generate_chunk(self.models, state, self.pipeline.Style(*style), steps=steps)
+    def generate(
+        self, state: Any, style: tuple[int, int, int], steps: int, should_stop: Callable[[], bool] | None = None
+    ) -> Any:
+        """One raw chunk; ``style``: the model's indices of voice, emotion and mode. None where it was stopped."""
+        style = self.pipeline.Style(*style)
+        return self.pipeline.generate_chunk(self.models, state, style, steps=steps, should_stop=should_stop)
 
     def forget(self, session: Session) -> None:
         self._sessions.discard(session)
+
+    def _check_room(self) -> None:
+        if len(self._sessions) >= self.config.max_sessions:
+            raise StateError(
+                f"{len(self._sessions)} of {self.config.max_sessions} sessions are open",
+                hint="close one, or load the engine with a higher max_sessions",
+            )
 
     def _check_open(self) -> None:
         if self._closed:

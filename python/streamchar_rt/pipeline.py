@@ -12,7 +12,7 @@ import torch
 
 from .codecs import mel as mel_codec
 from .codecs.video import FRAMES, ReferenceEncoder, VideoCodecConfig, VideoDecoder, VideoEncoder
-from .codecs.vocoder import Vocoder, VocoderConfig, VocoderState
+from .codecs.vocoder import LOOKAHEAD, Vocoder, VocoderConfig, VocoderState
 from .denoiser import noise as random
 from .denoiser.context import MOTION, SINK, CachedDenoiser
 from .denoiser.dit import DiTConfig, JointDiT
@@ -184,6 +184,22 @@ class StreamState:
             raise ValueError(f"place {place} was already spoken (the pointer is at {self.pointer})")
         del self.units.rows[place + 1 - self.units.base:]
 
+    def cut(self) -> int:
+        """Drop what lies ahead and stand at an END: the unit being spoken is over. Returns the END's place."""
+        self.drop_after(self.pointer)
+        if self.units.rows[-1][0] != END:
+            self.pointer = self.append_units([(END, 0, False)])[0]
+            self.elapsed = LONGEST
+        return self.pointer
+
+    @torch.inference_mode()
+    def audio_ahead(self) -> np.ndarray:
+        """What would be heard next of the sound that is planned already: float32 samples, a few hundredths of a
+        second. The mel leads the clock; the frames that the vocoder would look ahead to are held still."""
+        last = self.history[-1:].expand(LOOKAHEAD, -1)[None]
+        samples, _ = self.models.vocoder.stream(mel_codec.denormalize(last), self.vocoder)
+        return torch.cat([self.audio_rest, samples[0]]).clamp(-1.0, 1.0).numpy().copy()
+
     def clone(self) -> "StreamState":
         """An independent stream that goes on from here; cached keys are shared until rewritten."""
         other = copy.copy(self)
@@ -244,10 +260,11 @@ def generate_chunk(models: Models, state: StreamState, style: Style, *, steps: i
                    should_stop: Callable[[], bool] | None = None) -> RawChunk | None:
     """Generate the next chunk and advance ``state``.
 
-    ``should_stop`` is asked before every denoising step; if it says so, the result is None and the state is as
-    it was. Deterministic: the result depends on the state, the style and the number of steps only.
+    ``should_stop`` is asked before every denoising step and every decoder's turn; if it says so, the result is
+    None and the state is as it was. Deterministic: the result depends on the state, the style and the number of steps only.
     """
     steps = steps or models.default_steps
+    stopped = should_stop or (lambda: False)
     clock = _Clock()
     planner = _Planner(state, style)
     clock.mark("orchestrator")
@@ -258,7 +275,7 @@ def generate_chunk(models: Models, state: StreamState, style: Style, *, steps: i
     video = draw((1, layout.video_tokens, config.video_features), random.VIDEO)
     audio = draw((1, layout.audio_tokens, config.audio_features), random.AUDIO)
     for i in range(steps):                             # Euler's method from noise (t = 0) to data (t = 1)
-        if should_stop is not None and should_stop():
+        if stopped():
             return None
         t = i / steps
         condition_video, condition_audio = planner.conditions(audio.reshape(1, -1, config.mel_bins), t)
@@ -268,11 +285,15 @@ def generate_chunk(models: Models, state: StreamState, style: Style, *, steps: i
         clock.mark("denoise")
 
     mel = audio.reshape(1, -1, config.mel_bins)
-    samples = _decode_audio(models, state, mel)
+    if stopped():
+        return None
+    samples, vocoder, audio_rest = _decode_audio(models, state, mel)
     clock.mark("audio_decode")
     latents = denoiser.unpatchify(video)
-    frames = _decode_video(models, state, latents)
+    frames = _decode_video(models, state, latents, stopped)
     clock.mark("video_decode")
+    if frames is None or stopped():
+        return None
     denoiser.write_chunk(state.cache, MOTION, video, audio)
     if state.chunk_index == 0:
         denoiser.write_chunk(state.cache, SINK, video, audio)
@@ -280,6 +301,7 @@ def generate_chunk(models: Models, state: StreamState, style: Style, *, steps: i
 
     slots = models.orchestrator.config.slots
     path, elapsed = planner.path[:slots], planner.elapsed[:slots]
+    state.vocoder, state.audio_rest = vocoder, audio_rest
     state.history = torch.cat([state.history, mel[0]])[-len(state.history):]
     state.past = planner.half_frames[slots: slots + len(state.past)]
     state.elapsed = int(elapsed[-1])
@@ -290,19 +312,28 @@ def generate_chunk(models: Models, state: StreamState, style: Style, *, steps: i
     return RawChunk(samples, frames, planner.first + path, elapsed, planner.confidence, clock.result())
 
 
-def _decode_audio(models: Models, state: StreamState, mel: torch.Tensor) -> np.ndarray:
-    samples, state.vocoder = models.vocoder.stream(mel_codec.denormalize(mel), state.vocoder)
+def _decode_audio(models: Models, state: StreamState, mel: torch.Tensor) -> tuple[np.ndarray, VocoderState, torch.Tensor]:
+    """The chunk's samples, and the vocoder's state and the samples left over after it."""
+    samples, vocoder = models.vocoder.stream(mel_codec.denormalize(mel), state.vocoder)
     samples = torch.cat([state.audio_rest, samples[0]])
-    state.audio_rest = samples[models.chunk_samples:]
-    return samples[: models.chunk_samples].clamp(-1.0, 1.0).numpy().copy()
+    rest = samples[models.chunk_samples:]
+    return samples[: models.chunk_samples].clamp(-1.0, 1.0).numpy().copy(), vocoder, rest
 
 
-def _decode_video(models: Models, state: StreamState, latents: torch.Tensor) -> np.ndarray:
+def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
+                  stopped: Callable[[], bool]) -> np.ndarray | None:
+    """The chunk's pictures, latent by latent, so that it can be stopped as soon as a denoising step can."""
     before = latents[:, :1] if state.previous_latent is None else state.previous_latent
     both = torch.cat([before, latents], 1) * models.latent_std + models.latent_mean
     both = both.to(models.dtype)
-    frames, _ = models.video_decoder(both[0, 1:], both[0, :-1], state.character.picture, state.character.features)
-    frames = frames.flatten(0, 1).float()                                         # (F, 4, H, W) premultiplied
+    pieces = []
+    for i in range(1, both.shape[1]):
+        if stopped():
+            return None
+        piece, _ = models.video_decoder(both[0, i: i + 1], both[0, i - 1: i], state.character.picture,
+                                        state.character.features)
+        pieces.append(piece[0])
+    frames = torch.cat(pieces).float()                                            # (F, 4, H, W) premultiplied
     alpha = frames[:, 3:].clamp(0.0, 1.0)
     # Straight alpha; where next to nothing covers a pixel its colour is arbitrary but finite.
     colour = (frames[:, :3] / alpha.clamp(min=1 / 255)).clamp(0.0, 1.0)
