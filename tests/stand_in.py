@@ -24,6 +24,7 @@ from streamchar_rt.pipeline import RawChunk, Style
 HALF_FRAMES = 32
 PHONE_LENGTH = 5  # half-frames
 PAUSE_LENGTH = 7
+AHEAD = 928  # samples; less than a chunk's lead over the clock
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class State:
         self.spent = 1000
         self.rows = [(END, 0, False)]  # by place
         self.styles: list[Style] = []
+        self.rest = np.zeros(AHEAD, np.float32)  # sound that is planned already
 
     @property
     def pending(self) -> int:
@@ -61,6 +63,16 @@ class State:
     def drop_after(self, place: int) -> None:
         assert place >= self.pointer
         del self.rows[place + 1 :]
+
+    def cut(self) -> int:
+        self.drop_after(self.pointer)
+        if self.rows[-1][0] != END:
+            (self.pointer,) = self.append_units([(END, 0, False)])
+            self.spent = 1000
+        return self.pointer
+
+    def audio_ahead(self) -> np.ndarray:
+        return self.rest.copy()
 
     def clone(self) -> State:
         return copy.deepcopy(self)
@@ -77,8 +89,16 @@ class State:
         return self
 
 
+def denoise_step(step: int) -> None:
+    """For tests to replace: what happens within a step."""
+
+
 def generate_chunk(models, state: State, style: Style, *, steps: int, should_stop=None) -> RawChunk:
     """Goes through the units at a fixed pace; END waits for more."""
+    for step in range(steps):
+        if should_stop is not None and should_stop():
+            return None
+        denoise_step(step)
     places, elapsed = [], []
     ahead = [unit for unit, _, _ in state.rows[state.pointer + 1 :]]
     assert END in ahead or len(ahead) >= 24 or state.rows[state.pointer][0] == END, "neither look-ahead nor END"
@@ -94,12 +114,21 @@ def generate_chunk(models, state: State, style: Style, *, steps: int, should_sto
     noise = np.random.default_rng([state.seed, state.chunk_index, steps, style.voice, style.emotion, style.mode])
     state.chunk_index += 1
     state.styles.append(style)
+    sound = np.concatenate([state.rest, noise.uniform(-1, 1, 10240).astype(np.float32)])
+    state.rest = sound[10240:]
     timings = dict.fromkeys(("orchestrator", "context", "denoise", "audio_decode", "video_decode", "total"), 0.25)
     return RawChunk(
-        audio=noise.uniform(-1, 1, 10240).astype(np.float32),
+        audio=sound[:10240],
         video=noise.integers(0, 256, (16, 64, 64, 4), np.uint8),
         places=np.array(places), elapsed=np.array(elapsed), confidence=1.0, timings=timings,
     )  # fmt: skip
+
+
+def generate_chunks(models, states, styles, *, steps: int, should_stop) -> list[RawChunk | None]:
+    return [
+        generate_chunk(models, state, style, steps=steps, should_stop=stop)
+        for state, style, stop in zip(states, styles, should_stop, strict=True)
+    ]
 
 
 pipeline = SimpleNamespace(
@@ -109,6 +138,7 @@ pipeline = SimpleNamespace(
     Style=Style,
     encode_character=lambda models, rgba: Features(torch.from_numpy(rgba.copy())),
     generate_chunk=generate_chunk,
+    generate_chunks=generate_chunks,
 )
 
 WORDS = {

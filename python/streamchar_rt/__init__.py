@@ -16,6 +16,8 @@ _HOMES = {
     "snapshot": ("Snapshot",),
     "character": ("Character",),
     "one_shot": ("generate",),
+    "pacing": ("paced",),
+    "journal": ("replay",),
     "config": ("EngineConfig", "Mode", "SessionConfig", "StreamInfo"),
     "chunk": ("Chunk", "Interruption", "StageTimings", "VideoFrame", "Viseme", "Word"),
     "errors": (
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
     from .errors import SessionClosedError as SessionClosedError, SnapshotError as SnapshotError
     from .errors import StateError as StateError
     from .errors import StreamCharError as StreamCharError, UnsupportedError as UnsupportedError
+    from .journal import replay as replay
     from .one_shot import generate as generate
+    from .pacing import paced as paced
     from .session import Session as Session
     from .snapshot import Snapshot as Snapshot
 

@@ -30,7 +30,7 @@ class Snapshot:
     Attributes:
         nbytes: memory that the stream's context takes, shared with the session until it moves on; of a loaded
             one the file's size.
-        config: of the session it was taken from; ``engine.session(character, snapshot.config)`` makes a like one.
+        config: of the session it was taken from, without ``record``; ``engine.session(character, snapshot.config)`` makes a like one.
         character: the character's name.
         mode: what the character does while nothing is spoken.
     """
@@ -41,7 +41,7 @@ class Snapshot:
         self, stream: Stream, nbytes: int, engine: Engine, character: Character, config: SessionConfig, mode: Mode
     ) -> None:
         self.nbytes = nbytes
-        self.config = config
+        self.config = dataclasses.replace(config, record=None)
         self.character = character.name
         self.mode = mode
         self._stream: Stream | None = stream
@@ -146,7 +146,7 @@ class Snapshot:
         header = {
             "package": __version__,
             "identity": self._identity,
-            "config": dataclasses.asdict(self.config),
+            "config": _plain(self.config),
             "mode": self.mode.value,
             "layout": codec.layout,
             "graph": graph,
@@ -155,6 +155,12 @@ class Snapshot:
 
     def __repr__(self) -> str:
         return f"<Snapshot of {self.character!r} {self.nbytes} bytes>"
+
+
+def _plain(config: SessionConfig) -> dict[str, Any]:
+    options = dataclasses.asdict(config)
+    del options["record"]  # a function
+    return options
 
 
 def _identity(engine: Engine, character: Character) -> dict[str, str]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import speech, timeline
+from . import heard, speech, timeline
+from .interrupt import Fade
 from .object_graph import ObjectGraph, fields_of
 from .orchestrator import reading, text, written
 from .stream import Emotion, Stream
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 _CLASSES = (
     speech._Turn, speech._Token, speech._Pause, speech.CueCall, timeline.SpokenUnit, timeline.WrittenWord,
     timeline.Timeline, Emotion, reading.SpokenWord, reading.Mark, reading.Context, text.Cue, text._Piece,
-    written.Unit, written.ScriptWarning,
+    written.Unit, written.ScriptWarning, heard._Note, heard._Entry,
 )  # fmt: skip
-_APART = ("make_state", "speech", "state")  # fields of Stream that are not written as they are
+_APART = ("make_state", "speech", "state", "fade")  # fields of Stream that are not written as they are
 _STREAM_FIELDS = tuple(field.name for field in dataclasses.fields(Stream) if field.name not in _APART)
 
 
@@ -40,7 +41,8 @@ class StreamCodec:
         self._engine, self._own = engine, own
         (pronouncer,) = engine.shared_text_tools
         transcript = own.speech.new_transcript()
-        texts = {type(thing): fields_of(type(thing), thing) for thing in (transcript, transcript._reader)}
+        specimens = (transcript, transcript._reader, heard.Ledger())
+        texts = {type(thing): fields_of(type(thing), thing) for thing in specimens}
         self._graph = ObjectGraph(
             {**{kind: fields_of(kind) for kind in _CLASSES}, **texts},
             {"pronouncer": pronouncer, "is_word": pronouncer.is_word, "flush": speech.FLUSH},
@@ -58,6 +60,7 @@ class StreamCodec:
                 "stream": {name: getattr(stream, name) for name in _STREAM_FIELDS},
                 "speech": stream.speech.content(),
                 "state": stream.ready().export(),
+                "fade": None if stream.fade is None else stream.fade.samples(),
             }
         )
 
@@ -73,4 +76,6 @@ class StreamCodec:
         content = self._graph.read(graph, arrays)
         self._own.speech.fill(content["speech"])
         state = self._engine.import_state(features, content["state"])
-        return Stream(make_state=self._own.make_state, speech=self._own.speech, state=state, **content["stream"])
+        fade = None if content["fade"] is None else Fade.of(content["fade"])
+        own = {"make_state": self._own.make_state, "speech": self._own.speech}
+        return Stream(**own, state=state, fade=fade, **content["stream"])

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .chunk import Viseme, Word
@@ -71,6 +71,13 @@ class Timeline:
     place: int = 0  # at the end of the last chunk
     _word: WrittenWord | None = None  # the last one that has begun
     _phone_length: float = _USUAL_PHONE  # running mean in half-frames
+
+    def clone(self) -> Timeline:
+        return replace(self)
+
+    def after_cut(self, place: int) -> Timeline:
+        """Goes on at ``place``, an END: of what was planned to be heard next, nothing is."""
+        return replace(self, place=place, carry=(place,) * len(self.carry), _word=None)
 
     @property
     def oldest_place(self) -> int:
