@@ -11,11 +11,17 @@ _TAGS = ("[happy] ", "[pause 0.3] ", "[wave] ", "[sad]", "[neutral] ")
 _MARKS = ("", "", "", ",", ".", "!", " -")
 
 
-def random_schedule(rng: np.random.Generator, length: int, chunks: int = 3) -> list[tuple]:
-    """Calls as (name, *arguments); ``("step", n)`` takes n chunks. Text comes in pieces of words."""
-    names = ("push_text", "step", "end_turn", "flush", "cue", "listen", "rest")
+def random_schedule(
+    rng: np.random.Generator, length: int, chunks: int = 3, extra: tuple[str, ...] = ()
+) -> list[tuple]:
+    """Calls as (name, *arguments); ``("step", n)`` takes n chunks. Text comes in pieces of words.
+
+    ``extra``: calls without arguments that may come too.
+    """
+    names = ("push_text", "step", "end_turn", "flush", "cue", "listen", "rest", *extra)
+    weights = np.array([40, 30, 8, 6, 6, 5, 5, *[4] * len(extra)])
     calls = []
-    for name in rng.choice(names, length, p=(0.4, 0.3, 0.08, 0.06, 0.06, 0.05, 0.05)):
+    for name in rng.choice(names, length, p=weights / weights.sum()):
         if name == "push_text":
             calls.append((str(name), _text(rng)))
         elif name == "step":

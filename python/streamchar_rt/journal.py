@@ -7,6 +7,7 @@ behind that chunk, or, where an interrupt stopped the chunk, before the interrup
 """
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -57,10 +58,10 @@ class Journal:
         """A chunk begins: calls from now on take effect after it."""
         self._under_way = True
 
-    def end(self, steps: int | None) -> None:
-        """The chunk is done, or was given up (None)."""
+    def end(self, steps: int | None, digest: str | None = None) -> None:
+        """The chunk is done, or was given up (None); 0: there was nothing to do."""
         if steps is not None:
-            self._sink(self._entry("chunk", {"steps": steps}))
+            self._sink(self._entry("chunk", {"steps": steps} if digest is None else {"steps": steps, "digest": digest}))
         self._under_way = False
         later, self._later = self._later, []
         for entry in later:
@@ -98,3 +99,10 @@ def replay(session: Session, entries: Iterable[Entry]) -> Iterator[Chunk]:
             getattr(session, name)(**arguments)
         elif name not in ("session", "drawn"):
             raise ConfigError(f"{name!r} cannot be replayed", hint="record a session without restore()")
+
+
+def chunk_digest(chunk: Chunk) -> str:
+    """SHA-256 over a chunk's sound and pictures: 32 hexadecimal digits."""
+    found = hashlib.sha256(chunk.audio.tobytes())
+    found.update(chunk.video.data if chunk.video.flags.c_contiguous else chunk.video.tobytes())
+    return found.hexdigest()[:32]

@@ -26,7 +26,7 @@ from .errors import ConfigError, SessionClosedError, StateError
 from .finish import finish_chunk, held_chunk
 from .heard import TurnText
 from .interrupt import History
-from .journal import Journal
+from .journal import Journal, chunk_digest
 from .pacing import PlaybackClock, StepChooser
 from .speech import Speech
 from .stream import Emotion, Stream
@@ -277,6 +277,7 @@ class Producer:
             return None
         chunk, events = finish_chunk(self, job, raw)
         mark = job.stream.mark()
+        digest = None if self.journal is None else chunk_digest(chunk)
         ready = Ready(chunk, (*job.events, *events))
         with self.changed:
             if self.is_void(job):
@@ -291,7 +292,7 @@ class Producer:
                 job.stream.timeline.oldest_place, self._history.oldest_pts - self.offset
             )
             if self.journal is not None:
-                self.journal.end(job.steps)
+                self.journal.end(job.steps, digest)
             if hand_out:
                 self.hand_out(ready)
             else:
