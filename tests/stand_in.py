@@ -5,7 +5,7 @@ Everything around it is the real thing: engine, session, text front end, bundle.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +24,7 @@ from streamchar_rt.pipeline import RawChunk, Style
 HALF_FRAMES = 32
 PHONE_LENGTH = 5  # half-frames
 PAUSE_LENGTH = 7
+AHEAD = 928  # samples; less than a chunk's lead over the clock
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class State:
         self.spent = 1000
         self.rows = [(END, 0, False)]  # by place
         self.styles: list[Style] = []
+        self.rest = np.zeros(AHEAD, np.float32)  # sound that is planned already
 
     @property
     def pending(self) -> int:
@@ -62,12 +64,41 @@ class State:
         assert place >= self.pointer
         del self.rows[place + 1 :]
 
+    def cut(self) -> int:
+        self.drop_after(self.pointer)
+        if self.rows[-1][0] != END:
+            (self.pointer,) = self.append_units([(END, 0, False)])
+            self.spent = 1000
+        return self.pointer
+
+    def audio_ahead(self) -> np.ndarray:
+        return self.rest.copy()
+
     def clone(self) -> State:
         return copy.deepcopy(self)
+
+    def export(self) -> dict:
+        return {**vars(self), "styles": [astuple(style) for style in self.styles]}
+
+    @classmethod
+    def from_export(cls, models: object, features: Features, content: dict) -> State:
+        self = cls(models, features, content["seed"])
+        if set(content) != set(vars(self)):
+            raise ValueError("not a state of the stand-in")
+        vars(self).update(content, styles=[Style(*values) for values in content["styles"]])
+        return self
+
+
+def denoise_step(step: int) -> None:
+    """For tests to replace: what happens within a step."""
 
 
 def generate_chunk(models, state: State, style: Style, *, steps: int, should_stop=None) -> RawChunk:
     """Goes through the units at a fixed pace; END waits for more."""
+    for step in range(steps):
+        if should_stop is not None and should_stop():
+            return None
+        denoise_step(step)
     places, elapsed = [], []
     ahead = [unit for unit, _, _ in state.rows[state.pointer + 1 :]]
     assert END in ahead or len(ahead) >= 24 or state.rows[state.pointer][0] == END, "neither look-ahead nor END"
@@ -83,12 +114,21 @@ def generate_chunk(models, state: State, style: Style, *, steps: int, should_sto
     noise = np.random.default_rng([state.seed, state.chunk_index, steps, style.voice, style.emotion, style.mode])
     state.chunk_index += 1
     state.styles.append(style)
+    sound = np.concatenate([state.rest, noise.uniform(-1, 1, 10240).astype(np.float32)])
+    state.rest = sound[10240:]
     timings = dict.fromkeys(("orchestrator", "context", "denoise", "audio_decode", "video_decode", "total"), 0.25)
     return RawChunk(
-        audio=noise.uniform(-1, 1, 10240).astype(np.float32),
+        audio=sound[:10240],
         video=noise.integers(0, 256, (16, 64, 64, 4), np.uint8),
         places=np.array(places), elapsed=np.array(elapsed), confidence=1.0, timings=timings,
     )  # fmt: skip
+
+
+def generate_chunks(models, states, styles, *, steps: int, should_stop) -> list[RawChunk | None]:
+    return [
+        generate_chunk(models, state, style, steps=steps, should_stop=stop)
+        for state, style, stop in zip(states, styles, should_stop, strict=True)
+    ]
 
 
 pipeline = SimpleNamespace(
@@ -98,6 +138,7 @@ pipeline = SimpleNamespace(
     Style=Style,
     encode_character=lambda models, rgba: Features(torch.from_numpy(rgba.copy())),
     generate_chunk=generate_chunk,
+    generate_chunks=generate_chunks,
 )
 
 WORDS = {
@@ -153,8 +194,9 @@ def make_bundle(folder: Path) -> Path:
 
 
 def make_engine(folder: Path, **overrides) -> Engine:
-    """An engine whose model is the stand-in; ``folder``: where to put its bundle."""
-    bundle = open_bundle(make_bundle(folder / "bundle"))
+    """An engine whose model is the stand-in; ``folder``: where its bundle is, or where to put one."""
+    there = folder / "bundle"
+    bundle = open_bundle(there if there.is_dir() else make_bundle(there))
     models = SimpleNamespace(denoiser=SimpleNamespace(layout=SimpleNamespace(audio_lead=2.0)))
     config = EngineConfig(**{"max_sessions": 8, **overrides})
     return Engine(bundle, config, pipeline, models, Pronouncer(_Dictionary(), _Spelling()), threads=1)

@@ -38,11 +38,11 @@ def test_cached_equals_whole_window(dit, kernels, with_sink, with_motion):
     c_v, c_a = torch.randn(1, 4, 256), torch.randn(1, 16, 256)
     runtime.write_reference(cache, reference)
     if with_sink:
-        runtime.write_chunk(cache, SINK, *sink)
+        runtime.write_chunks(SINK, [cache], *([x] for x in sink))
     if with_motion:
-        runtime.write_chunk(cache, MOTION, *_chunk())            # an older one, which the next replaces
-        runtime.write_chunk(cache, MOTION, *motion)
-    got = runtime.velocity(cache, *current, 0.3, _style(), c_v, c_a)
+        runtime.write_chunks(MOTION, [cache], *([x] for x in _chunk()))      # an older one, which the next replaces
+        runtime.write_chunks(MOTION, [cache], *([x] for x in motion))
+    (got,) = runtime.velocities([cache], *([x] for x in (*current, _style(), c_v, c_a)), 0.3)
     window = Window(*current, patchify(reference[:, None]), sink if with_sink else None, motion if with_motion else None)
     want = windowed_velocity(dit.double(), Window(*(w.double() for w in current), window.reference.double(),
                              *(tuple(x.double() for x in pair) if pair else None for pair in (window.sink, window.motion))),

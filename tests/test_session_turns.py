@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamchar_rt import ConfigError, Mode, SessionClosedError, StateError
+from streamchar_rt import ConfigError, DeviceMemoryError, Mode, SessionClosedError, StateError
 from tests.stand_in import PHONE_LENGTH, WORDS, make_engine
 
 STEP = 320  # samples of a half-frame
@@ -211,7 +211,7 @@ def test_cues_come_back_with_their_time_and_show(session):
     assert cues["wave"]["pts"] == words["good"].begin_pts
     assert cues["sad"]["strength"] == 0.2
     assert [d["name"] for name, d in events if name == "warning"] == ["wave"]
-    styles = [style.emotion for style in session._stream.state.styles]
+    styles = [style.emotion for style in session._producer.stream.state.styles]
     assert styles[0] == 0 and 1 in styles and styles[-1] == 0
 
 
@@ -220,7 +220,7 @@ def test_cue_calls(session):
     session.cue("happy", duration=1.0)
     session.cue("marker")
     chunks = [session.step() for _ in range(3)]
-    assert [style.emotion for style in session._stream.state.styles] == [1, 1, 0]
+    assert [style.emotion for style in session._producer.stream.state.styles] == [1, 1, 0]
     assert [d["pts"] for name, d in events if name == "cue"] == [chunks[0].pts] * 2
     session.push_text("one two ")
     session.cue("later")
@@ -379,7 +379,9 @@ def test_closed_sessions_and_engines_say_so(engine):
 def test_session_limit(tmp_path):
     with make_engine(tmp_path, max_sessions=1) as engine:
         session = engine.session("dot")
-        with pytest.raises(StateError, match="1 of 1"):
+        with pytest.raises(DeviceMemoryError, match="1 of 1") as caught:
             engine.session("square")
+        plan = engine.bundle.memory_plan(sessions=1, element_bytes=4)
+        assert (caught.value.required_bytes, caught.value.available_bytes) == (plan["total"] + 1000, plan["total"])
         session.close()
         engine.session("square")

@@ -16,11 +16,13 @@ _HOMES = {
     "snapshot": ("Snapshot",),
     "character": ("Character",),
     "one_shot": ("generate",),
+    "pacing": ("paced",),
+    "journal": ("replay",),
     "config": ("EngineConfig", "Mode", "SessionConfig", "StreamInfo"),
     "chunk": ("Chunk", "Interruption", "StageTimings", "VideoFrame", "Viseme", "Word"),
     "errors": (
         "BundleError", "ConfigError", "DeviceLostError", "DeviceMemoryError", "OutputError", "SessionClosedError",
-        "StateError", "StreamCharError", "UnsupportedError",
+        "SnapshotError", "StateError", "StreamCharError", "UnsupportedError",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -36,9 +38,12 @@ if TYPE_CHECKING:
     from .engine import Engine as Engine
     from .errors import BundleError as BundleError, ConfigError as ConfigError, DeviceLostError as DeviceLostError
     from .errors import DeviceMemoryError as DeviceMemoryError, OutputError as OutputError
-    from .errors import SessionClosedError as SessionClosedError, StateError as StateError
+    from .errors import SessionClosedError as SessionClosedError, SnapshotError as SnapshotError
+    from .errors import StateError as StateError
     from .errors import StreamCharError as StreamCharError, UnsupportedError as UnsupportedError
+    from .journal import replay as replay
     from .one_shot import generate as generate
+    from .pacing import paced as paced
     from .session import Session as Session
     from .snapshot import Snapshot as Snapshot
 

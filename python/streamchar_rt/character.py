@@ -1,6 +1,7 @@
 """Characters: a reference image with a voice, encoded once and shared by any number of sessions."""
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -24,9 +25,10 @@ class Character:
         picture: uint8 (height, width, 4), straight alpha, as the model sees it.
         features: what the model derived from the picture.
         model: digest of the bundle that derived it.
+        digest: of the picture.
     """
 
-    __slots__ = ("name", "voice", "picture", "features", "model")
+    __slots__ = ("name", "voice", "picture", "features", "model", "digest")
 
     def __init__(self, name: str, voice: str, picture: npt.NDArray[np.uint8], features: Any, model: str) -> None:
         self.name = name
@@ -34,6 +36,7 @@ class Character:
         self.picture = picture
         self.features = features
         self.model = model
+        self.digest = hashlib.sha256(np.ascontiguousarray(picture)).hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes picture, voice and encoding to one file, which ``Engine.character`` takes.

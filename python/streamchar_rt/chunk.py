@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,14 +60,20 @@ class StageTimings:
 
 @dataclass(frozen=True, slots=True)
 class Interruption:
-    """The receipt of an interrupt."""
+    """The receipt of an interrupt.
+
+    ``spoken_text + unspoken_text`` is the turn's text, character for character. Whole words are heard or not: a
+    word that was cut is unspoken. Both are empty where nothing was being said.
+    """
 
     turn_id: int
-    cut_pts: int  # last sample that counts as heard
+    cut_pts: int  # where time goes on: what lies before it counts as heard
     spoken_text: str  # what of the turn was heard
     unspoken_text: str
-    dropped_chunks: int
-    stop_latency_ms: float
+    dropped_chunks: int  # made, and heard by nobody
+    stop_latency_ms: float  # from the call until nothing more was computed
+    fade: npt.NDArray[np.float32] = field(repr=False, compare=False)  # the next chunk's first samples: the cut sound, dying away
+    dropped_turns: tuple[tuple[int, str], ...] = ()  # (id, text) of turns that waited behind it
 
 
 class Chunk:

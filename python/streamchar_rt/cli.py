@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -50,9 +51,15 @@ def _say(options: argparse.Namespace) -> int:
     from .media import open_writer
 
     text = _text(options)
-    with open_writer(options.out) as writer, _load(options) as engine:
+    with ExitStack() as stack:
+        writer, engine = stack.enter_context(open_writer(options.out)), stack.enter_context(_load(options))
         character = engine.character(options.character or engine.characters()[0], voice=options.voice)
-        with engine.session(character, seed=options.seed, steps=options.steps) as session:
+        record = None
+        if options.record:
+            from .recording import Recorder
+
+            record = stack.enter_context(Recorder(options.record, engine, character))
+        with engine.session(character, seed=options.seed, steps=options.steps, record=record) as session:
             session.on_event(_print_warning)
             if options.emotion:
                 _check_emotion(engine, options.emotion)
@@ -71,6 +78,50 @@ def _say(options: argparse.Namespace) -> int:
     if not options.quiet:
         seconds = stats["seconds_generated"]
         print(f"{options.out}: {seconds:.2f} s, real-time factor {stats['real_time_factor']:.2f}", file=sys.stderr)
+    return OK
+
+
+# ---------------------------------------------------------------- replay
+def _replay(options: argparse.Namespace) -> int:
+    from .media import open_writer
+    from .recording import Recording, heard
+
+    if not options.out and not options.check:
+        raise ConfigError("there is nothing to do", hint="give -o OUT, or --check, or both")
+    recording = Recording.load(options.recording)
+    with ExitStack() as stack:
+        writer = stack.enter_context(open_writer(options.out)) if options.out else None
+        engine = stack.enter_context(_load(options))
+        name = options.character or recording.facts.get("character")
+        if not options.character and name not in engine.characters():
+            raise ConfigError(f"the character {name!r} is not a shipped one", hint="give its picture: -c PICTURE")
+        character = engine.character(name, voice=recording.facts.get("voice"))
+        session = stack.enter_context(recording.session(engine, character))
+        total = len(recording.digests)
+        progress = _Progress("replaying", total, quiet=options.quiet)
+        different: list[int] = []
+
+        def chunks() -> Iterator[Chunk]:
+            for count, (chunk, same) in enumerate(recording.play(session), 1):
+                progress.show(count, f"chunk {count} of {total}")
+                if not same:
+                    different.append(count)
+                    if options.check:
+                        return
+                yield chunk
+
+        for chunk in heard(session, chunks()):
+            if writer is not None:
+                writer.write(chunk, engine.info)
+        progress.done()
+        if different:
+            print(
+                f"streamchar: chunk {different[0]} of {total} is not the recorded one\n"
+                f"  compare: {recording.differences(session)}", file=sys.stderr,
+            )  # fmt: skip
+            return FAILED
+    if not options.quiet:
+        print(f"{options.recording}: {total} chunks, all as recorded", file=sys.stderr)
     return OK
 
 
@@ -227,7 +278,18 @@ def _parser() -> argparse.ArgumentParser:
     say.add_argument("-c", "--character", metavar="NAME|PICTURE", help="shipped character or a picture")
     say.add_argument("--voice", metavar="NAME", help="default: the character's")
     say.add_argument("--emotion", metavar="NAME", help="from the beginning on")
+    say.add_argument("--record", metavar="FILE", help="also record the session, for streamchar replay")
     say.set_defaults(run=_say)
+
+    replay = commands.add_parser("replay", parents=[common], help="live a recorded session again, byte for byte")
+    replay.add_argument("recording", metavar="FILE", help="what --record or a Recorder wrote")
+    replay.add_argument("-o", "--out", metavar="OUT", help=".mp4, .webm (alpha), .wav, or a folder of PNG")
+    replay.add_argument("--check", action="store_true", help="stop at the first chunk that is not the recorded one")
+    replay.add_argument("-c", "--character", metavar="PICTURE", help="where the character is not a shipped one")
+    replay.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: physical cores)")
+    replay.add_argument("--kernels", choices=("auto", "native", "reference"), default="auto")
+    replay.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    replay.set_defaults(run=_replay)
 
     characters = commands.add_parser("characters", parents=[common], help="list the shipped characters")
     characters.add_argument("-o", "--out", metavar="SHEET.png", help="also draw a contact sheet")

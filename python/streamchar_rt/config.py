@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
@@ -95,6 +95,7 @@ class SessionConfig:
     markup: Literal["none", "tags"] = "tags"  # inline [happy] … tags are cues, never spoken
     max_pending_text: int = 16_384  # characters; more is a StateError, nothing lost
     threading: Literal["manual", "background"] = "manual"
+    record: Callable[[Mapping[str, Any]], None] | None = None  # told of all input, in the order of its effect
 
     def __post_init__(self) -> None:
         _check_integer("seed", self.seed, 0, 2**63 - 1)
@@ -108,6 +109,8 @@ class SessionConfig:
         check_number("max_lead", self.max_lead, 0.0, 3600.0)
         check_number("interrupt_fade", self.interrupt_fade, 0.0, 1.0)
         _check_integer("max_pending_text", self.max_pending_text, 1, 2**31 - 1)
+        if self.record is not None and not callable(self.record):
+            raise ConfigError(f"record={self.record!r} is not a function", hint="for example record=entries.append")
 
 
 Options = TypeVar("Options", EngineConfig, SessionConfig)

@@ -2,20 +2,23 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from . import machine
+from .batch_step import step_ready
 from .bundle import LETTER_TO_SOUND, LEXICON, Bundle, open_bundle
 from .character import Character, is_character_file, read_character_file
 from .chunk import Chunk, StageTimings
-from .config import EngineConfig, SessionConfig, StreamInfo, with_overrides
+from .config import EngineConfig, SessionConfig, StreamInfo, check_number, with_overrides
 from .errors import BundleError, ConfigError, DeviceMemoryError, StateError, UnsupportedError
 from .threads import compute_threads, import_torch
 
@@ -104,6 +107,9 @@ class Engine:
         self._pronouncer = pronouncer
         self._compute = threading.Lock()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._counter = itertools.count()
+        self._order: weakref.WeakKeyDictionary[Session, int] = weakref.WeakKeyDictionary()  # of their last chunks
+        self.stirred = threading.Event()  # set whenever a session may have something to do
         self._characters: dict[tuple[str, str], Character] = {}
         self._closed = False
 
@@ -192,35 +198,56 @@ class Engine:
             overrides: single options of ``SessionConfig``.
 
         Raises:
-            StateError: where ``max_sessions`` are open.
+            DeviceMemoryError: where ``max_sessions`` are open, which the memory is planned for.
             UnsupportedError: for an option that this version or device does not have.
         """
         from .session import Session
 
         self._check_open()
         config = with_overrides(SessionConfig, config, overrides)
-        if config.threading == "background":
-            raise UnsupportedError(
-                "background threading is not part of this version", hint="call step() from a thread of your own"
-            )
         if config.memory != "host":
             raise UnsupportedError(f"memory={config.memory!r} needs a CUDA engine", hint='use memory="host"')
-        if len(self._sessions) >= self.config.max_sessions:
-            raise StateError(
-                f"{len(self._sessions)} of {self.config.max_sessions} sessions are open",
-                hint="close one, or load the engine with a higher max_sessions",
-            )
+        self._check_room()
         if not isinstance(character, Character):
             character = self.character(character)
         elif character.model != self.bundle.manifest["digest"]:
             raise ConfigError(f"{character!r} was encoded by another model", hint="encode it with this engine")
-        session = Session(self, character, config)
+        return self.admit(lambda: Session(self, character, config))
+
+    def admit(self, make: Callable[[], Session]) -> Session:
+        """Counts a new session, where there is room for one more."""
+        self._check_open()
+        self._check_room()
+        session = make()
+        self._order[session] = next(self._counter)
         self._sessions.add(session)
         return session
 
     def step(self, timeout: float | None = None) -> list[tuple[Session, Chunk]]:
-        """Not available yet."""
-        raise UnsupportedError("batched stepping is not part of this version", hint="call step() of each session")
+        """The next chunk of every session that is ready, generated together.
+
+        Ready are sessions that are stepped by hand, not paused, and have something to do. Each one's chunks are
+        the same bytes as if it were stepped alone. Where more are ready than one batch takes (8), those go first
+        whose last chunk is longest ago. Their timings are of the whole batch.
+
+        Args:
+            timeout: seconds to wait for a session to become ready; None: does not wait.
+
+        Returns:
+            The sessions with their chunks; empty where none was ready.
+        """
+        until = time.monotonic() + (0.0 if timeout is None else check_number("timeout", timeout, 0.0, 1e6))
+        while True:
+            self._check_open()
+            self.stirred.clear()
+            done = step_ready(self, sorted(self._sessions, key=self._order.__getitem__))
+            for session, _ in done:
+                self._order[session] = next(self._counter)
+            left = until - time.monotonic()
+            if done or left <= 0:
+                return done
+            # Text that is not finished is spoken after a while without any further call.
+            self.stirred.wait(min(left, self.info.chunk_seconds))
 
     def warmup(self, *, sessions: int | None = None) -> StageTimings:
         """Generates two chunks that nobody sees, so that the first real one is not slower; times of the second.
@@ -293,12 +320,44 @@ class Engine:
     def new_state(self, character: Character, seed: int) -> Any:
         return self.pipeline.StreamState(self.models, character.features, seed)
 
-    def generate(self, state: Any, style: tuple[int, int, int], steps: int) -> Any:
-        """One raw chunk; ``style``: the model's indices of voice, emotion and mode."""
-        return self.pipeline.generate_chunk(self.models, state, self.pipeline.Style(*style), steps=steps)
+    def import_state(self, features: Any, content: Mapping[str, Any]) -> Any:
+        """The model's state from what its ``export()`` gave."""
+        return self.pipeline.StreamState.from_export(self.models, features, content)
+
+    def generate(
+        self, state: Any, style: tuple[int, int, int], steps: int, should_stop: Callable[[], bool] | None = None
+    ) -> Any:
+        """One raw chunk; ``style``: the model's indices of voice, emotion and mode. None where it was stopped."""
+        style = self.pipeline.Style(*style)
+        return self.pipeline.generate_chunk(self.models, state, style, steps=steps, should_stop=should_stop)
+
+    def generate_together(
+        self,
+        states: Sequence[Any],
+        styles: Sequence[tuple[int, int, int]],
+        steps: int,
+        should_stop: Sequence[Callable[[], bool]],
+    ) -> list[Any]:
+        """``generate`` for several streams."""
+        styles = [self.pipeline.Style(*style) for style in styles]
+        return self.pipeline.generate_chunks(self.models, states, styles, steps=steps, should_stop=should_stop)
 
     def forget(self, session: Session) -> None:
         self._sessions.discard(session)
+
+    def _check_room(self) -> None:
+        count, planned = len(self._sessions), self.config.max_sessions
+        if count >= planned:
+            plan = lambda sessions: self.bundle.memory_plan(
+                sessions=sessions, element_bytes=_element_bytes(self.config)
+            )["total"]
+            required, available = plan(count + 1), plan(planned)
+            raise DeviceMemoryError(
+                f"{count} of {planned} sessions are open; one more needs {required} bytes and {available} are planned",
+                hint="close one, or load the engine with a higher max_sessions",
+                required_bytes=required,
+                available_bytes=available,
+            )
 
     def _check_open(self) -> None:
         if self._closed:

@@ -30,6 +30,12 @@ class ConfigError(StreamCharError, ValueError):
     code = "SC_E_INVALID_ARGUMENT"
 
 
+class SnapshotError(ConfigError):
+    """A snapshot that is damaged, or of another model, character or version."""
+
+    code = "SC_E_FORMAT"
+
+
 class BundleError(StreamCharError):
     """The model folder is missing, damaged or of another version; names the file."""
 

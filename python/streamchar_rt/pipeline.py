@@ -1,30 +1,35 @@
-"""One chunk of one stream: orchestrate, denoise, decode. The hot path is ``generate_chunk``."""
+"""One chunk of one stream: orchestrate, denoise, decode. The hot path is ``generate_chunks``."""
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
+from .batching import Batching
 from .codecs import mel as mel_codec
 from .codecs.video import ReferenceEncoder, VideoCodecConfig, VideoDecoder
-from .codecs.vocoder import Vocoder, VocoderConfig, VocoderState
+from .codecs.vocoder import LOOKAHEAD, Vocoder, VocoderConfig, VocoderState
 from .denoiser import noise as random
 from .denoiser.context import MOTION, SINK, CachedDenoiser
 from .denoiser.dit import DiTConfig, JointDiT
 from .denoiser.dit import Style as StyleTensors
-from .orchestrator.alignment import elapsed_in, monotonic_path
-from .orchestrator.condition import LONGEST, ConditionConfig, ConditionEncoder, alignment_features
-from .orchestrator.model import Orchestrator, OrchestratorConfig, TranscriptWindow
-from .orchestrator.units import END, FIRST_PHONE, PAD
+from .orchestrator.condition import LONGEST, ConditionConfig, ConditionEncoder
+from .orchestrator.model import Orchestrator, OrchestratorConfig
+from .orchestrator.units import END, PAD
+from .planner import Plan, align, read
 
-SHORTEST_PHONE = 2     # half-frames: a phone of 20 ms is not heard
+#: What of a state is plain values, arrays and tensors.
+_VALUES = ("seed", "chunk_index", "pointer", "elapsed", "history", "past", "previous_latent", "audio_rest")
 
-__all__ = ["CharacterFeatures", "Models", "RawChunk", "StreamState", "Style", "encode_character", "generate_chunk"]
+__all__ = ["CharacterFeatures", "Models", "RawChunk", "StreamState", "Style", "encode_character", "generate_chunk",
+           "generate_chunks"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Models:
         self.reference_encoder, self.video_decoder = picture(reference_encoder), picture(video_decoder)
         self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1)
         self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1)
+        self.batching = Batching()
         layout = dit.config.layout
         self.chunk_frames = layout.frames
         self.chunk_samples = int(self.chunk_frames * self.sample_rate / self.fps)
@@ -176,6 +182,47 @@ class StreamState:
             raise ValueError(f"place {place} was already spoken (the pointer is at {self.pointer})")
         del self.units.rows[place + 1 - self.units.base:]
 
+    def export(self) -> dict[str, Any]:
+        """Everything but models and character, as plain values, arrays and tensors; see ``from_export``."""
+        return {
+            "values": {name: getattr(self, name) for name in _VALUES},
+            "units": {"base": self.units.base, "rows": np.array(self.units.rows, np.int64)},
+            "vocoder": vars(self.vocoder),
+            "cache": self.cache.state_dict()}
+
+    @classmethod
+    def from_export(cls, models: Models, character: CharacterFeatures, content: Mapping[str, Any]) -> "StreamState":
+        """A stream that goes on from an export. KeyError, TypeError, ValueError where that is not a whole one."""
+        self = object.__new__(cls)
+        self.models, self.character = models, character
+        values = content["values"]
+        if set(values) != set(_VALUES):
+            raise ValueError(f"a state of {sorted(values)}")
+        vars(self).update(values)
+        self.units = _Units()
+        self.units.base = content["units"]["base"]
+        self.units.rows = [tuple(map(int, row)) for row in content["units"]["rows"]]
+        self.vocoder = VocoderState(**content["vocoder"])
+        self.cache = models.denoiser.new_cache()
+        self.cache.load_state_dict(content["cache"])
+        return self
+
+    def cut(self) -> int:
+        """Drop what lies ahead and stand at an END: the unit being spoken is over. Returns the END's place."""
+        self.drop_after(self.pointer)
+        if self.units.rows[-1][0] != END:
+            self.pointer = self.append_units([(END, 0, False)])[0]
+            self.elapsed = LONGEST
+        return self.pointer
+
+    @torch.inference_mode()
+    def audio_ahead(self) -> np.ndarray:
+        """What would be heard next of the sound that is planned already: float32 samples, a few hundredths of a
+        second. The mel leads the clock; the frames that the vocoder would look ahead to are held still."""
+        last = self.history[-1:].expand(LOOKAHEAD, -1)[None]
+        samples, _ = self.models.vocoder.stream(mel_codec.denormalize(last), self.vocoder)
+        return torch.cat([self.audio_rest, samples[0]]).clamp(-1.0, 1.0).numpy().copy()
+
     def clone(self) -> "StreamState":
         """An independent stream that goes on from here; cached keys are shared until rewritten."""
         other = copy.copy(self)
@@ -197,105 +244,130 @@ class RawChunk:
     timings: dict[str, float] = field(default_factory=dict)      # ms
 
 
-class _Planner:
-    """The orchestrator's side of one chunk: the language model once, the condition head at every step."""
+class _Run:
+    """One stream's chunk under way."""
 
-    def __init__(self, state: StreamState, style: Style):
-        self.state = state
-        models = state.models
-        config = models.orchestrator.config
-        self.first = state.pointer - config.window_before
-        self.rows = state.units.window(self.first, config.window)
-        # A unit before the pointer is context for the model, never a place to go.
-        self.blocked = (self.rows[:, 0] == PAD) | (np.arange(config.window) < config.window_before)
-        self.minimum = np.where(self.rows[:, 0] >= FIRST_PHONE, SHORTEST_PHONE, 1)
-        unit, stress, start = torch.from_numpy(self.rows).T[:, None]
-        self.voice = torch.tensor([style.voice])
-        self.states = models.orchestrator.encode(
-            TranscriptWindow(unit, stress, start), state.history.reshape(1, config.history_tokens, -1),
-            self.voice)
+    def __init__(self, models: Models, state: StreamState, style: Style, should_stop: Callable[[], bool] | None):
+        layout, config = models.denoiser.layout, models.denoiser.dit.config
+        draw = lambda shape, stream: random.noise(
+            shape, seed=state.seed, chunk=state.chunk_index, step=0, stream=stream)
+        self.state, self.plan = state, Plan(state, style)
+        self.style = StyleTensors(torch.tensor([style.voice]), torch.tensor([style.emotion]), torch.tensor([style.mode]))
+        self.video = draw((1, layout.video_tokens, config.video_features), random.VIDEO)
+        self.audio = draw((1, layout.audio_tokens, config.audio_features), random.AUDIO)
+        self.stopped = should_stop or (lambda: False)
 
-    def conditions(self, mel: torch.Tensor, t: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """c_v and c_a for the noisy mel (1, 32, 80) at flow time ``t``; keeps the alignment that they come from."""
-        models, config = self.state.models, self.state.models.orchestrator.config
-        logits, _ = models.orchestrator.align(self.states, mel, torch.tensor([t]))
-        logits = np.where(self.blocked, -np.inf, logits[0].double().numpy())
-        at = config.window_before
-        self.path = monotonic_path(logits, at, minimum=self.minimum, elapsed=self.state.elapsed + 1)
-        shifted = np.exp(logits - logits.max(1, keepdims=True))
-        chosen = shifted[np.arange(len(self.path)), self.path] / shifted.sum(1)
-        self.confidence = float(chosen[: config.slots].mean())
-        self.elapsed = np.minimum(elapsed_in(self.path, self.state.elapsed + 1, at), LONGEST)
-        rows = np.concatenate([self.state.past, np.concatenate([self.rows[self.path], self.elapsed[:, None]], 1)])
-        unit, stress, start, elapsed = torch.from_numpy(rows).T
-        self.half_frames = rows
-        return models.condition(alignment_features(unit, stress, start, elapsed)[None], self.voice)
+    @property
+    def mel(self) -> torch.Tensor:
+        return self.audio.reshape(1, -1, mel_codec.N_MELS)
+
+
+def generate_chunk(models: Models, state: StreamState, style: Style, *, steps: int | None = None,
+                   should_stop: Callable[[], bool] | None = None) -> RawChunk | None:
+    """``generate_chunks`` for one stream."""
+    return generate_chunks(models, [state], [style], steps=steps, should_stop=[should_stop])[0]
 
 
 @torch.inference_mode()
-def generate_chunk(models: Models, state: StreamState, style: Style, *, steps: int | None = None,
-                   should_stop: Callable[[], bool] | None = None) -> RawChunk | None:
-    """Generate the next chunk and advance ``state``.
+def generate_chunks(models: Models, states: Sequence[StreamState], styles: Sequence[Style], *, steps: int | None = None,
+                    should_stop: Sequence[Callable[[], bool] | None] | None = None) -> list[RawChunk | None]:
+    """Generate the next chunk of several streams together and advance their states.
 
-    ``should_stop`` is asked before every denoising step; if it says so, the result is None and the state is as
-    it was. Deterministic: the result depends on the state, the style and the number of steps only.
+    A stream's ``should_stop`` is asked before every denoising step and every decoder's turn; if it says so, that
+    stream's result is None and its state is as it was. Deterministic: a result depends on its state, its style and
+    the number of steps only, and not on the company (see ``batching``). Timings are of the whole company.
     """
     steps = steps or models.default_steps
     clock = _Clock()
-    planner = _Planner(state, style)
+    every = [_Run(models, *one) for one in zip(states, styles, should_stop or [None] * len(states), strict=True)]
+    runs = every
+    for run, states_read in zip(runs, models.batching.run("language", partial(read, models), [r.plan for r in runs])):
+        run.plan.states = states_read
     clock.mark("orchestrator")
-
-    denoiser, layout, config = models.denoiser, models.denoiser.layout, models.denoiser.dit.config
-    tensors = StyleTensors(torch.tensor([style.voice]), torch.tensor([style.emotion]), torch.tensor([style.mode]))
-    draw = lambda shape, stream: random.noise(shape, seed=state.seed, chunk=state.chunk_index, step=0, stream=stream)
-    video = draw((1, layout.video_tokens, config.video_features), random.VIDEO)
-    audio = draw((1, layout.audio_tokens, config.audio_features), random.AUDIO)
     for i in range(steps):                             # Euler's method from noise (t = 0) to data (t = 1)
-        if should_stop is not None and should_stop():
-            return None
-        t = i / steps
-        condition_video, condition_audio = planner.conditions(audio.reshape(1, -1, config.mel_bins), t)
-        clock.mark("orchestrator")
-        v, a = denoiser.velocity(state.cache, video, audio, t, tensors, condition_video, condition_audio)
-        video, audio = video + v / steps, audio + a / steps
-        clock.mark("denoise")
-
-    mel = audio.reshape(1, -1, config.mel_bins)
-    samples = _decode_audio(models, state, mel)
+        runs = [run for run in runs if not run.stopped()]
+        if runs:
+            _denoise(models, runs, i, steps, clock)
+    runs = [run for run in runs if not run.stopped()]
+    for run in runs:
+        run.samples, run.vocoder, run.audio_rest = _decode_audio(models, run.state, run.mel)
     clock.mark("audio_decode")
-    latents = denoiser.unpatchify(video)
-    frames = _decode_video(models, state, latents)
+    for run in runs:
+        run.latents = models.denoiser.unpatchify(run.video)
+        run.frames = _decode_video(models, run.state, run.latents, run.stopped)
     clock.mark("video_decode")
-    denoiser.write_chunk(state.cache, MOTION, video, audio)
-    if state.chunk_index == 0:
-        denoiser.write_chunk(state.cache, SINK, video, audio)
+    runs = [run for run in runs if run.frames is not None and not run.stopped()]
+    _remember(models, runs)
     clock.mark("context")
+    timings = clock.result()
+    return [_advance(models, run, timings) if run in runs else None for run in every]
 
-    slots = models.orchestrator.config.slots
-    path, elapsed = planner.path[:slots], planner.elapsed[:slots]
-    state.history = torch.cat([state.history, mel[0]])[-len(state.history):]
-    state.past = planner.half_frames[slots: slots + len(state.past)]
+
+def _denoise(models: Models, runs: Sequence[_Run], step: int, steps: int, clock: "_Clock") -> None:
+    """One step of every run's flow."""
+    t = step / steps
+    align_all = lambda some: align(models, [run.plan.states for run in some], [run.mel for run in some], t)
+    logits = models.batching.run("alignment", align_all, runs)
+    conditions = [run.plan.follow(each) for run, each in zip(runs, logits)]
+    clock.mark("orchestrator")
+    velocity = lambda some: models.denoiser.velocities(*_columns((
+        (run.state.cache, run.video, run.audio, run.style, *condition) for run, condition in some)), t)
+    for run, (v, a) in zip(runs, models.batching.run("denoiser", velocity, list(zip(runs, conditions)))):
+        run.video, run.audio = run.video + v / steps, run.audio + a / steps
+    clock.mark("denoise")
+
+
+def _remember(models: Models, runs: Sequence[_Run]) -> None:
+    """Write the finished chunks into the context of the next ones."""
+    groups = [runs] if models.batching.exact.get(("denoiser", len(runs))) else [[run] for run in runs]
+    for segment, of_these in ((MOTION, lambda run: True), (SINK, lambda run: run.state.chunk_index == 0)):
+        for group in groups:
+            some = [run for run in group if of_these(run)]
+            if some:
+                models.denoiser.write_chunks(segment, *_columns((run.state.cache, run.video, run.audio) for run in some))
+
+
+def _advance(models: Models, run: _Run, timings: dict[str, float]) -> RawChunk:
+    """Move the state behind the chunk."""
+    state, plan, slots = run.state, run.plan, models.orchestrator.config.slots
+    path, elapsed = plan.path[:slots], plan.elapsed[:slots]
+    state.vocoder, state.audio_rest = run.vocoder, run.audio_rest
+    state.history = torch.cat([state.history, run.mel[0]])[-len(state.history):]
+    state.past = plan.half_frames[slots: slots + len(state.past)]
     state.elapsed = int(elapsed[-1])
-    state.previous_latent = latents[:, -1:]
-    state.pointer = planner.first + int(path[-1])
+    state.previous_latent = run.latents[:, -1:]
+    state.pointer = plan.first + int(path[-1])
     state.units.forget_before(state.pointer - 2 * models.orchestrator.config.window_before)
     state.chunk_index += 1
-    return RawChunk(samples, frames, planner.first + path, elapsed, planner.confidence, clock.result())
+    return RawChunk(run.samples, run.frames, plan.first + path, elapsed, plan.confidence, dict(timings))
 
 
-def _decode_audio(models: Models, state: StreamState, mel: torch.Tensor) -> np.ndarray:
-    samples, state.vocoder = models.vocoder.stream(mel_codec.denormalize(mel), state.vocoder)
+def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows)]
+
+
+def _decode_audio(models: Models, state: StreamState, mel: torch.Tensor) -> tuple[np.ndarray, VocoderState, torch.Tensor]:
+    """The chunk's samples, and the vocoder's state and the samples left over after it."""
+    samples, vocoder = models.vocoder.stream(mel_codec.denormalize(mel), state.vocoder)
     samples = torch.cat([state.audio_rest, samples[0]])
-    state.audio_rest = samples[models.chunk_samples:]
-    return samples[: models.chunk_samples].clamp(-1.0, 1.0).numpy().copy()
+    rest = samples[models.chunk_samples:]
+    return samples[: models.chunk_samples].clamp(-1.0, 1.0).numpy().copy(), vocoder, rest
 
 
-def _decode_video(models: Models, state: StreamState, latents: torch.Tensor) -> np.ndarray:
+def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
+                  stopped: Callable[[], bool]) -> np.ndarray | None:
+    """The chunk's pictures, latent by latent, so that it can be stopped as soon as a denoising step can."""
     before = latents[:, :1] if state.previous_latent is None else state.previous_latent
     both = torch.cat([before, latents], 1) * models.latent_std + models.latent_mean
     both = both.to(models.dtype)
-    frames = models.video_decoder(both[0, 1:], both[0, :-1], state.character.picture, state.character.features).frames
-    frames = frames.flatten(0, 1).float()                                         # (F, 4, H, W) premultiplied
+    pieces = []
+    for i in range(1, both.shape[1]):
+        if stopped():
+            return None
+        decoded = models.video_decoder(both[0, i: i + 1], both[0, i - 1: i], state.character.picture,
+                                       state.character.features)
+        pieces.append(decoded.frames[0])
+    frames = torch.cat(pieces).float()                                            # (F, 4, H, W) premultiplied
     alpha = frames[:, 3:].clamp(0.0, 1.0)
     # Straight alpha; where next to nothing covers a pixel its colour is arbitrary but finite.
     colour = (frames[:, :3] / alpha.clamp(min=1 / 255)).clamp(0.0, 1.0)

@@ -1,8 +1,9 @@
 """The speech queue: pushed text → turns → units at places of the stream's transcript.
 
-Text goes in from any thread and waits unread. Before a chunk is made, the thread that steps reads a little of
-it and appends what is ready to the stream (:meth:`Speech.feed`); after the chunk it learns where speech has
-come to (:meth:`Speech.arrived`).
+Text goes in from any thread and waits unread. When a chunk begins, what waits is sealed (:meth:`Speech.seal`):
+the chunk sees that and nothing that comes later. The thread that makes it reads a little of the text and appends
+what is ready to the stream (:meth:`Speech.feed`); after the chunk it learns where speech has come to
+(:meth:`Speech.arrived`).
 
 The next turn's units are appended once the turn before has ended, so that a chunk belongs to one turn.
 """
@@ -12,11 +13,12 @@ import copy
 import dataclasses
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from .errors import ConfigError, StateError
+from .heard import Ledger, TurnText
 from .orchestrator.transcript import Transcript, TranscriptUpdate
 from .orchestrator.units import END, PAUSE_SHORT, is_pause
 from .timeline import Reached, SpokenUnit, WrittenWord
@@ -26,7 +28,7 @@ _APPENDED = 64  # units kept ahead in the stream; the rest waits here, where it 
 _PIECE = 256  # characters read at a time, so that no chunk waits for a long text
 _PATIENCE = 1  # chunks that a character at rest waits for an unfinished text to go on
 _USUAL_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, of the tag [pause]
-_KEPT_TEXT = 4096  # spoken characters kept before the text is cut
+_OF_THE_SESSION = frozenset({"_make_transcript", "_limit", "_warn", "_is_known_cue", "_shared", "_lock"})
 
 Emit = Callable[..., None]
 
@@ -80,7 +82,7 @@ class _Pause(NamedTuple):
     seconds: float
 
 
-_FLUSH = object()
+FLUSH: Final = object()  # what an inbox holds for flush()
 _Entry = str | CueCall | Iterator[str] | object
 
 
@@ -91,8 +93,9 @@ class _Turn:
     inbox: deque[_Entry] = field(default_factory=deque)  # what was pushed and not read; guarded by the queue's lock
     waiting: int = 0  # characters in the inbox
     ended: bool = False  # end_turn() was called
-    text: str = ""  # read text from ``text_base`` on
-    text_base: int = 0
+    sealed: int = 0  # entries of the inbox that the chunk under way may read
+    sealed_end: bool = False  # whether that chunk knows that the turn has ended
+    text: str = ""  # what has been read; kept whole while the turn may be cut
     spoken_until: int = 0  # offset of the first character that is not spoken yet
     ready: deque[_Token | _Pause | CueCall] = field(default_factory=deque)
     units_ready: int = 0
@@ -105,12 +108,12 @@ class _Turn:
 
     @property
     def unspoken_length(self) -> int:
-        return self.text_base + len(self.text) - self.spoken_until + self.waiting
+        return len(self.text) - self.spoken_until + self.waiting
 
     @property
-    def unspoken(self) -> str:
-        waiting = "".join(entry for entry in self.inbox if isinstance(entry, str))
-        return self.text[self.spoken_until - self.text_base :] + waiting
+    def whole_text(self) -> str:
+        """What was pushed; of a stream that is being drawn, what was drawn."""
+        return self.text + "".join(entry for entry in self.inbox if isinstance(entry, str))
 
 
 class Speech:
@@ -122,6 +125,8 @@ class Speech:
         warn: called as ``warn(**details)`` where text cannot be spoken as written.
         is_known_cue: whether the character can act on a cue of that name.
         shared: objects that clones share instead of copying.
+        first_turn: number of the next turn.
+        last_turn: number of the turn before; None: ``first_turn - 1``.
     """
 
     def __init__(
@@ -133,6 +138,7 @@ class Speech:
         is_known_cue: Callable[[str], bool],
         shared: tuple[Any, ...] = (),
         first_turn: int = 1,
+        last_turn: int | None = None,
     ) -> None:
         self._make_transcript = make_transcript
         self._limit = limit
@@ -141,8 +147,10 @@ class Speech:
         self._shared = shared
         self._lock = threading.RLock()
         self._queue: deque[_Turn | CueCall] = deque()
+        self._sealed = 0  # entries of the queue that the chunk under way may take
+        self._ledger = Ledger()
         self._next_turn = first_turn
-        self._last_turn = first_turn - 1  # the turn that is spoken, or was last
+        self._last_turn = first_turn - 1 if last_turn is None else last_turn  # the turn spoken, or the last one
         self._units: dict[int, SpokenUnit] = {0: SpokenUnit(END, 0)}  # by place; a stream begins at an END
         self._last_place = 0
         self._last_spoken = -1  # the last place that is not an END
@@ -169,19 +177,17 @@ class Speech:
                 )
             self._put(text)
 
-    def push_stream(self, pieces: Iterable[str]) -> int:
-        """Takes pieces while there is room; the rest of the stream is drawn as it is spoken."""
-        source = _texts(pieces)
-        taken = 0
-        for piece in source:
-            with self._lock:
-                room = max(0, self._limit - self._pending_length())
-                self._put(piece[:room])
-                taken += min(len(piece), room)
-                if len(piece) > room:
-                    self._open_turn().inbox.append(_chain(piece[room:], source))
-                    return taken
-        return taken
+    def push_some(self, piece: str) -> int:
+        """Adds as much of a piece as there is room for; returns how many characters that is."""
+        with self._lock:
+            room = max(0, self._limit - self._pending_length())
+            self._put(piece[:room])
+            return min(len(piece), room)
+
+    def hold(self, source: Iterator[str]) -> None:
+        """Adds a stream whose pieces are drawn when speech needs them."""
+        with self._lock:
+            self._open_turn().inbox.append(source)
 
     def cue(self, cue: CueCall) -> None:
         """Places a cue where the text stands now."""
@@ -193,7 +199,7 @@ class Speech:
         with self._lock:
             turn = self._open()
             if turn is not None:
-                turn.inbox.append(_FLUSH)
+                turn.inbox.append(FLUSH)
 
     def end_turn(self) -> int:
         """Ends the open turn, or an empty one; returns its id."""
@@ -202,17 +208,19 @@ class Speech:
             turn.ended = True
             return turn.id
 
-    @property
-    def pending_text(self) -> str:
-        """What was pushed and has not been spoken."""
+    def unspoken(self, pts: int) -> list[TurnText]:
+        """Turns that are not over in the chunks before ``pts``, cut at the words that begin in those."""
         with self._lock:
-            return "".join(turn.unspoken for turn in self._queue if isinstance(turn, _Turn))
+            return [*self._ledger.given(pts), *self._unopened()]
 
-    @property
-    def has_turn(self) -> bool:
-        """Whether a turn is open, waiting or being spoken."""
+    def unheard(self, pts: int) -> list[TurnText]:
+        """Turns that are not over at ``pts``, cut at the words that were heard whole by then."""
         with self._lock:
-            return any(isinstance(turn, _Turn) for turn in self._queue)
+            return [*self._ledger.heard(pts), *self._unopened()]
+
+    def _unopened(self) -> list[TurnText]:
+        waiting = (turn for turn in self._queue if isinstance(turn, _Turn) and not self._ledger.knows(turn))
+        return [TurnText(turn.id, "", turn.whole_text) for turn in waiting]
 
     @property
     def next_turn(self) -> int:
@@ -245,6 +253,14 @@ class Speech:
         return turn
 
     # ------------------------------------------------------------ before a chunk: the thread that steps
+    def seal(self) -> None:
+        """The chunk that begins sees what has come until now, and nothing that comes later."""
+        with self._lock:
+            self._sealed = len(self._queue)
+            for turn in self._queue:
+                if isinstance(turn, _Turn):
+                    turn.sealed, turn.sealed_end = len(turn.inbox), turn.ended
+
     def feed(self, state: UnitStream, pts: int, sample_rate: int) -> None:
         """Reads text and appends the units that may be spoken now; sees to it that an END follows them."""
         if self._stall is not None and state.pointer < self._stall:
@@ -294,9 +310,13 @@ class Speech:
     def _next_in_queue(self) -> _Turn | None:
         """The turn to speak; cues that stand before it take their place."""
         with self._lock:
-            while self._queue and isinstance(self._queue[0], CueCall):
+            while self._sealed and isinstance(self._queue[0], CueCall):
+                self._sealed -= 1
                 self._place_cue(self._queue.popleft(), self._last_turn, self._last_place)
-            return self._queue[0] if self._queue else None
+            turn = self._queue[0] if self._sealed else None
+            if turn is not None:
+                self._ledger.open(turn)
+            return turn
 
     def _pause_is_over(self, pts: int, sample_rate: int) -> bool:
         if self._pause_since is None:
@@ -323,12 +343,14 @@ class Speech:
         """Reads text until ``wanted`` units are ready or no text is left."""
         while turn.units_ready < wanted and not turn.complete:
             with self._lock:
-                entry = turn.inbox.popleft() if turn.inbox else None
-                if entry is None and not turn.ended:
+                if not turn.sealed and not turn.sealed_end:
                     return
+                entry = turn.inbox.popleft() if turn.sealed else None
+                turn.sealed -= entry is not None
                 if isinstance(entry, str):
                     if len(entry) > _PIECE:
                         turn.inbox.appendleft(entry[_PIECE:])
+                        turn.sealed += 1
                         entry = entry[:_PIECE]
                     turn.waiting -= len(entry)
                     turn.text += entry
@@ -340,8 +362,8 @@ class Speech:
                 self._take(turn, turn.transcript.push(entry))
             elif isinstance(entry, CueCall):
                 self._take(turn, turn.transcript.flush())
-                turn.ready.append(dataclasses.replace(entry, text_offset=turn.text_base + len(turn.text)))
-            elif entry is _FLUSH:
+                turn.ready.append(dataclasses.replace(entry, text_offset=len(turn.text)))
+            elif entry is FLUSH:
                 turn.flushed = True
                 self._take(turn, turn.transcript.flush())
             else:
@@ -354,11 +376,12 @@ class Speech:
             return
         with self._lock:
             turn.inbox.extendleft((source, piece))
+            turn.sealed += 2
             turn.waiting += len(piece)
 
     def _take(self, turn: _Turn, update: TranscriptUpdate) -> None:
         for warning in update.warnings:
-            text = turn.text[warning.char_begin - turn.text_base : warning.char_end - turn.text_base]
+            text = turn.text[warning.char_begin : warning.char_end]
             self._warn(kind="script", script=warning.script, text=text, text_offset=warning.char_begin, turn_id=turn.id)
         cues = deque(update.cues)
         for token in update.tokens:
@@ -370,7 +393,7 @@ class Speech:
                 span = (token.char_begin, token.char_end)
                 word = turn.word
                 if word is None or (word.begin, word.end) != span:
-                    text = turn.text[span[0] - turn.text_base : span[1] - turn.text_base]
+                    text = turn.text[span[0] : span[1]]
                     word = turn.word = WrittenWord(text, *span)
                 number = word.units
                 word.units += 1
@@ -420,12 +443,13 @@ class Speech:
         """What stands at a place of the transcript that has not been forgotten."""
         return self._units[place]
 
-    def arrived(self, pts: int, place: int, reached: Sequence[Reached]) -> Arrival:
+    def arrived(self, pts: int, before: int, place: int, reached: Sequence[Reached]) -> Arrival:
         """Takes note of where speech has come to.
 
         Args:
             pts: the chunk's time.
-            place: where speech stands at the end of the chunk.
+            before: where speech stood at the beginning of the chunk.
+            place: where it stands at the end.
             reached: the places that it came to within the chunk.
         """
         def time_of(wanted: int) -> int:
@@ -437,17 +461,22 @@ class Speech:
             turn = turn if isinstance(turn, _Turn) else None
             for entry in reached:
                 unit = self._units[entry.place]
+                self._leave_words(before, entry)
+                before = entry.place
                 if turn is not None and unit.turn_id == turn.id:
                     if unit.unit != END and not turn.started:
                         turn.started, started = True, entry.pts
-                    if unit.word is not None:
-                        self._mark_spoken(turn, unit.word.end)
+                    if unit.word is not None and unit.word.end > turn.spoken_until:
+                        turn.spoken_until = unit.word.end
+                        self._ledger.word_begins(turn, entry.pts, unit.word.end)
             if self._pause is not None and self._pause_since is None and place >= self._pause[0]:
                 self._pause_since = time_of(self._pause[0])
             if turn is not None and turn.end_place is not None and place >= turn.end_place:
                 ended = time_of(turn.end_place)
                 started = ended if not turn.started else started
                 self._queue.popleft()
+                self._sealed = max(0, self._sealed - 1)
+                self._ledger.turn_is_over(turn, ended, pts)
             cues = []
             while self._cues and self._cues[0][0] <= place:
                 cue_place, turn_id, cue = self._cues.popleft()
@@ -455,20 +484,40 @@ class Speech:
                 cues.append(ArrivedCue(cue, turn_id, time_of(cue_place)))
         return Arrival(self._last_turn, started, ended, tuple(cues))
 
-    def forget_before(self, place: int) -> None:
-        """Forgets units that nobody will ask for."""
+    def forget_before(self, place: int, pts: int) -> None:
+        """Forgets units before ``place`` and what was heard before ``pts``: nobody will ask for them."""
+        with self._lock:
+            self._ledger.forget_before(pts)
         for old in [p for p in self._units if p < place and p != self._last_place]:
             del self._units[old]
 
-    def _mark_spoken(self, turn: _Turn, end: int) -> None:
-        turn.spoken_until = max(turn.spoken_until, end)
-        cut = turn.spoken_until - turn.text_base
-        if cut > _KEPT_TEXT:
-            turn.text, turn.text_base = turn.text[cut:], turn.spoken_until
+    def _leave_words(self, before: int, entry: Reached) -> None:
+        """Words between the place before and the one that is reached now have been spoken to their end."""
+        following = self._units[entry.place].word
+        for place in range(before, entry.place):
+            unit = self._units[place]
+            if unit.word is not None and unit.word is not following:
+                turn = self._ledger.turn(unit.turn_id)
+                if turn is not None:
+                    self._ledger.word_is_over(turn, entry.pts, unit.word.end)
 
     # ------------------------------------------------------------ copies
-    def clone(self) -> Speech:
+    def after_cut(self, last_turn: int, stands_at: int) -> Speech:
+        """An empty queue whose turns' numbers go on; the stream stands at an END at place ``stands_at``."""
+        with self._lock:
+            other = Speech(
+                self._make_transcript, limit=self._limit, warn=self._warn, is_known_cue=self._is_known_cue,
+                shared=self._shared, first_turn=self._next_turn, last_turn=last_turn,
+            )  # fmt: skip
+        other._units = {stands_at: SpokenUnit(END, last_turn)}
+        other._last_place = stands_at
+        return other
+
+    def clone(self, memo: dict[int, Any] | None = None) -> Speech:
         """An independent queue with the same content.
+
+        Args:
+            memo: ``copy.deepcopy``'s, for copies of other things that share words with the queue.
 
         Raises:
             StateError: while a stream of text is being drawn, which cannot be copied.
@@ -478,27 +527,35 @@ class Speech:
                 if isinstance(turn, _Turn) and any(isinstance(entry, Iterator) for entry in turn.inbox):
                     raise StateError("a push_stream() is still being drawn", hint="let it be spoken first")
             other = copy.copy(self)
-            memo = {id(thing): thing for thing in self._shared}
+            memo = {} if memo is None else memo
+            memo.update((id(thing), thing) for thing in (*self._shared, FLUSH))
             # One deepcopy, so that units and turns go on sharing their words.
-            other._queue, other._units, other._cues = copy.deepcopy((self._queue, self._units, self._cues), memo)
+            other._queue, other._units, other._cues, other._ledger = copy.deepcopy(
+                (self._queue, self._units, self._cues, self._ledger), memo
+            )
         other._lock = threading.RLock()
         return other
+
+    def new_transcript(self) -> Transcript:
+        """A text front end as the turns of this queue have it."""
+        return self._make_transcript()
+
+    def content(self) -> dict[str, Any]:
+        """All that the queue has not got from its session, itself and not a copy; see ``fill``."""
+        return {name: value for name, value in vars(self).items() if name not in _OF_THE_SESSION}
+
+    def fill(self, content: Mapping[str, Any]) -> None:
+        """Replaces the content.
+
+        Raises:
+            ValueError: where it is not as ``content`` gives it.
+        """
+        if set(content) != set(self.content()):
+            raise ValueError(f"a text queue of {sorted(content)}")
+        with self._lock:
+            vars(self).update(content)
 
     def adopt(self, warn: Emit, next_turn: int) -> None:
         """Makes a clone a session's own: its warnings go there, and turn numbers are not used twice."""
         self._warn = warn
         self._next_turn = max(self._next_turn, next_turn)
-
-
-def _texts(pieces: Iterable[str]) -> Iterator[str]:
-    if isinstance(pieces, str):
-        pieces = (pieces,)
-    for piece in pieces:
-        if not isinstance(piece, str):
-            raise ConfigError(f"a text stream gave {type(piece).__name__}", hint="push_stream() takes strings")
-        yield piece
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest

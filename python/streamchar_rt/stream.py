@@ -1,10 +1,12 @@
 """All that changes in one live character, in one object."""
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from .interrupt import Fade
 from .speech import CueCall, Speech
 from .timeline import Timeline
 
@@ -28,6 +30,17 @@ class Emotion:
         return self.index
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A stream at a chunk boundary, without its text: what an interrupt goes back to."""
+
+    state: Any
+    timeline: Timeline
+    emotion: Emotion
+    last_frame: Any
+    pts: int
+
+
 @dataclass
 class Stream:
     """One stream: the model's state, the text, the clock.
@@ -37,6 +50,8 @@ class Stream:
         pts: time of the next chunk, in samples of this stream.
         last_frame: the newest picture, to hold while nothing is generated.
         stuck: chunks for which the pointer has not moved though units lie ahead.
+        discontinuity: the next chunk does not go on where the one before ended.
+        fade: sound of before a cut that the next chunk begins with.
     """
 
     make_state: Callable[[], Any]
@@ -48,6 +63,7 @@ class Stream:
     last_frame: Any = None
     stuck: int = 0
     discontinuity: bool = False
+    fade: Fade | None = None
 
     def ready(self) -> Any:
         """The model's state."""
@@ -57,7 +73,22 @@ class Stream:
 
     def clone(self) -> Stream:
         """An independent stream that goes on from here."""
+        memo: dict[int, Any] = {}  # units, turns and timeline go on sharing their words
+        return replace(
+            self, speech=self.speech.clone(memo), timeline=copy.deepcopy(self.timeline, memo),
+            emotion=replace(self.emotion), state=None if self.state is None else self.state.clone(),
+        )  # fmt: skip
+
+    def mark(self) -> Mark:
+        """The stream as it is now."""
+        state = None if self.state is None else self.state.clone()
+        return Mark(state, self.timeline.clone(), replace(self.emotion), self.last_frame, self.pts)
+
+    def cut(self, mark: Mark, last_turn: int, fade: Fade | None) -> Stream:
+        """A stream without text that goes on from ``mark``; ``last_turn`` is the one that was cut."""
+        state = None if mark.state is None else mark.state.clone()
+        place = 0 if state is None else state.cut()  # a new state stands at the END at place 0
         return Stream(
-            self.make_state, self.speech.clone(), self.timeline.clone(), Emotion(self.emotion.index, self.emotion.until),
-            self.ready().clone(), self.pts, self.last_frame, self.stuck, self.discontinuity,
+            self.make_state, self.speech.after_cut(last_turn, place), mark.timeline.after_cut(place),
+            replace(mark.emotion), state, mark.pts, mark.last_frame, discontinuity=True, fade=fade,
         )  # fmt: skip

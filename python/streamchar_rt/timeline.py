@@ -75,6 +75,10 @@ class Timeline:
     def clone(self) -> Timeline:
         return replace(self)
 
+    def after_cut(self, place: int) -> Timeline:
+        """Goes on at ``place``, an END: of what was planned to be heard next, nothing is."""
+        return replace(self, place=place, carry=(place,) * len(self.carry), _word=None)
+
     @property
     def oldest_place(self) -> int:
         """Units before this one are not asked for any more."""

@@ -1,6 +1,8 @@
 """Context memory of a stream and the DiT that reads it: the run-time side of ``dit``."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .. import ops
@@ -10,7 +12,7 @@ REFERENCE, SINK, MOTION = "reference", "sink", "motion"
 
 
 class CachedDenoiser:
-    """``JointDiT`` over a context cache, one stream at a time. Immutable; shared by all sessions.
+    """``JointDiT`` over context caches, one a stream. Immutable; shared by all sessions.
 
     Equal to ``dit.windowed_velocity`` up to rounding: cached keys stand at their chunk's own positions, and the
     kernel rotates the query once for each segment instead.
@@ -41,35 +43,50 @@ class CachedDenoiser:
             capacity={REFERENCE: layout.reference_tokens, SINK: layout.chunk_tokens, MOTION: layout.chunk_tokens},
             ring=MOTION, chunks=1, history=0, dtype=torch.float32, device="cpu", kernels=self.kernels)
 
-    def _attend(self, cache: ops.ContextCache, segments, store: str | None):
+    def _attend(self, caches: Sequence[ops.ContextCache], segments: Sequence[str] | None, store: str | None):
         def attend(layer: int, block: Block, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             tokens = q.shape[1]
-            out = ops.attend(cache, layer, q[0].float(), k[0].float(), v[0].float(), norm=self._norms[tokens][layer],
-                             rope=self._ropes[tokens], distances=self._distances, segments=segments, store=store)
-            return out[None].to(q.dtype)
+            out = torch.empty(q.shape)
+            for i, cache in enumerate(caches):
+                ops.attend(cache, layer, q[i].float(), k[i].float(), v[i].float(), norm=self._norms[tokens][layer],
+                           rope=self._ropes[tokens], distances=self._distances, segments=segments, store=store,
+                           out=out[i])
+            return out.to(q.dtype)
         return attend
 
     def write_reference(self, cache: ops.ContextCache, features: torch.Tensor) -> None:
         """The codec's coarse reference features (1, C, h, w): keys and values once a session."""
         tokens = self.dit.embed_reference(patchify(features[:, None].to(self.dtype)))
-        self.dit.run(tokens, self._clean, self._attend(cache, (), REFERENCE))
+        self.dit.run(tokens, self._clean, self._attend([cache], (), REFERENCE))
         cache.commit(REFERENCE)
 
-    def write_chunk(self, cache: ops.ContextCache, segment: str, video: torch.Tensor, audio: torch.Tensor) -> None:
-        """A finished chunk, tokens (1, 256, 48) and (1, 16, 160), as ``motion`` or ``sink``."""
-        tokens = self.dit.embed(video.to(self.dtype), audio.to(self.dtype))
-        self.dit.run(tokens, self._clean, self._attend(cache, (), segment))
-        cache.commit(segment)
+    def write_chunks(self, segment: str, caches: Sequence[ops.ContextCache], video: Sequence[torch.Tensor],
+                     audio: Sequence[torch.Tensor]) -> None:
+        """Finished chunks of several streams, tokens (1, 256, 48) and (1, 16, 160) each, as ``motion`` or ``sink``."""
+        tokens = self.dit.embed(torch.cat(video).to(self.dtype), torch.cat(audio).to(self.dtype))
+        self.dit.run(tokens, self._clean, self._attend(caches, (), segment))
+        for cache in caches:
+            cache.commit(segment)
 
-    def velocity(self, cache: ops.ContextCache, video: torch.Tensor, audio: torch.Tensor, t: float, style: Style,
-                 condition_video: torch.Tensor, condition_audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Velocities, float32, of the noisy chunk at flow time ``t``; the whole context in ``cache`` is seen."""
-        vector = self.dit.vector(torch.tensor([t]), style)
-        tokens = self.dit.embed(video.to(self.dtype), audio.to(self.dtype), condition_video.to(self.dtype),
-                                condition_audio.to(self.dtype))
-        tokens = self.dit.run(tokens, self.dit.modulations(vector), self._attend(cache, None, None))
-        v, residual = self.dit.project(tokens, vector)
-        return v.float(), self.dit.audio_velocity(residual, audio, condition_audio.to(self.dtype), torch.tensor([t]))
+    def velocities(self, caches: Sequence[ops.ContextCache], video: Sequence[torch.Tensor], audio: Sequence[torch.Tensor],
+                   styles: Sequence[Style], condition_video: Sequence[torch.Tensor],
+                   condition_audio: Sequence[torch.Tensor], t: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Velocities, float32, of several streams' noisy chunks at flow time ``t``; each sees the whole of its context.
+
+        Every sequence has an entry a stream, with a leading dimension of one. Products of a single row are left
+        single: they are cheap, and several rows together would round differently.
+        """
+        time = torch.tensor([t])
+        joined = [torch.cat(list(x)) for x in (video, audio, condition_video, condition_audio)]
+        vectors = [self.dit.vector(time, style) for style in styles]
+        modulation = torch.cat([self.dit.modulations(vector) for vector in vectors])
+        tokens = self.dit.embed(*(x.to(self.dtype) for x in joined))
+        tokens = self.dit.run(tokens, modulation, self._attend(caches, None, None))
+        velocities = []
+        for *part, vector, noisy, condition in zip(*(x.split(1) for x in tokens), vectors, audio, condition_audio):
+            v, residual = self.dit.project(part, vector)
+            velocities.append((v.float(), self.dit.audio_velocity(residual, noisy, condition.to(self.dtype), time)))
+        return velocities
 
     def unpatchify(self, video: torch.Tensor) -> torch.Tensor:
         """Tokens (1, 256, 48) to latents (1, 4, C, h, w)."""

@@ -1,0 +1,68 @@
+"""The orchestrator's side of chunks: the language model once, the condition head at every denoising step.
+
+Several streams go through the language model and the condition head's alignment together.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .orchestrator.alignment import elapsed_in, monotonic_path
+from .orchestrator.condition import LONGEST, alignment_features
+from .orchestrator.model import States, TranscriptWindow
+from .orchestrator.units import FIRST_PHONE, PAD
+
+if TYPE_CHECKING:
+    from .pipeline import Models, StreamState, Style
+
+SHORTEST_PHONE = 2     # half-frames: a phone of 20 ms is not heard
+
+
+class Plan:
+    """What one stream's chunk is to say, and when."""
+
+    def __init__(self, state: "StreamState", style: "Style"):
+        config = state.models.orchestrator.config
+        self.state, self.style = state, style
+        self.first = state.pointer - config.window_before
+        self.rows = state.units.window(self.first, config.window)
+        # A unit before the pointer is context for the model, never a place to go.
+        self.blocked = (self.rows[:, 0] == PAD) | (np.arange(config.window) < config.window_before)
+        self.minimum = np.where(self.rows[:, 0] >= FIRST_PHONE, SHORTEST_PHONE, 1)
+        self.states: States | None = None          # the language model's, see ``read``
+
+    def follow(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """c_v and c_a for the pointer's logits (slots + lookahead, W); keeps the alignment that they come from."""
+        models, config = self.state.models, self.state.models.orchestrator.config
+        masked = np.where(self.blocked, -np.inf, logits.double().numpy())
+        at = config.window_before
+        self.path = monotonic_path(masked, at, minimum=self.minimum, elapsed=self.state.elapsed + 1)
+        shifted = np.exp(masked - masked.max(1, keepdims=True))
+        chosen = shifted[np.arange(len(self.path)), self.path] / shifted.sum(1)
+        self.confidence = float(chosen[: config.slots].mean())
+        self.elapsed = np.minimum(elapsed_in(self.path, self.state.elapsed + 1, at), LONGEST)
+        rows = np.concatenate([self.state.past, np.concatenate([self.rows[self.path], self.elapsed[:, None]], 1)])
+        unit, stress, start, elapsed = torch.from_numpy(rows).T
+        self.half_frames = rows
+        voice = torch.tensor([self.style.voice])
+        return models.condition(alignment_features(unit, stress, start, elapsed)[None], voice)
+
+
+def read(models: "Models", plans: Sequence[Plan]) -> list[States]:
+    """The language model's states, (1, ...) for each plan."""
+    config = models.orchestrator.config
+    unit, stress, start = torch.from_numpy(np.stack([plan.rows for plan in plans])).unbind(-1)
+    history = torch.stack([plan.state.history for plan in plans]).reshape(len(plans), config.history_tokens, -1)
+    states = models.orchestrator.encode(
+        TranscriptWindow(unit, stress, start), history, torch.tensor([plan.style.voice for plan in plans]))
+    return [States(*parts) for parts in zip(states.memory.split(1), states.keys.split(1), states.padding.split(1))]
+
+
+def align(models: "Models", states: Sequence[States], mel: Sequence[torch.Tensor], t: float) -> list[torch.Tensor]:
+    """The pointer's logits (slots + lookahead, W) for noisy mels (1, slots, bins) at flow time ``t``."""
+    together = States(*(torch.cat(parts) for parts in zip(*((s.memory, s.keys, s.padding) for s in states))))
+    logits, _ = models.orchestrator.align(together, torch.cat(list(mel)), torch.tensor([t]))
+    return list(logits)
