@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from streamchar_rt import BundleError, ConfigError, DeviceMemoryError, Engine, UnsupportedError
-from streamchar_rt.bundle import MANIFEST, WEIGHTS, find_bundle, open_bundle, save_bundle, shipped_models
+from streamchar_rt.bundle import FORMAT_VERSION, MANIFEST, WEIGHTS, find_bundle, open_bundle, save_bundle, shipped_models
 from tests.stand_in import MANIFEST as FACTS
 from tests.stand_in import make_bundle
 
@@ -45,6 +45,19 @@ def test_round_trip(tmp_path, seeded):
     assert bundle.weight_elements() == 3 * 5 + 7 + 2
     assert bundle.info.fps == 25 and bundle.voices == ("low", "high")
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in bundle.folder.rglob("*") if path.is_file())
+
+
+def test_int8_rows_are_within_half_a_step(tmp_path, seeded):
+    """Matrices under the named beginnings lose at most half of 1/127 of their row's largest value; nothing else does."""
+    tensors = {"a.w": torch.randn(6, 4, 3) * torch.logspace(-4, 2, 6)[:, None, None], "a.b": torch.randn(6), "c.w": torch.randn(6, 4)}
+    tensors["a.w"][2] = 0
+    save_bundle(tmp_path / "b", {**FACTS, "characters": []}, tensors, {}, int8=("a.",))
+    back = open_bundle(tmp_path / "b").tensors()
+    assert back.keys() == tensors.keys()
+    step = tensors["a.w"].flatten(1).abs().amax(1)[:, None, None] / 127
+    assert ((back["a.w"].float() - tensors["a.w"]).abs() <= 0.5 * step + 2e-3 * tensors["a.w"].abs() + 2**-24).all()
+    for name in ("a.b", "c.w"):
+        assert torch.equal(back[name], tensors[name].half())
 
 
 def test_saving_again_leaves_nothing_behind(tmp_path):
@@ -125,8 +138,8 @@ def test_what_is_no_manifest_is_named(folder, content):
 
 
 def test_other_versions_say_what_to_update(folder):
-    rewrite(folder, lambda m: m.update(format_version=2))
-    with pytest.raises(BundleError, match="version 2") as error:
+    rewrite(folder, lambda m: m.update(format_version=FORMAT_VERSION + 1))
+    with pytest.raises(BundleError, match=f"version {FORMAT_VERSION + 1}") as error:
         open_bundle(folder)
     assert "update" in error.value.hint
     rewrite(folder, lambda m: m.update(format_version=0))

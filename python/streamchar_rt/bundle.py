@@ -3,10 +3,12 @@
 The manifest names every file with its size and SHA-256, and carries a digest of itself, so that a truncated or
 edited bundle is found when it is opened and not when it misbehaves.
 
+Weights are stored as fp16, or as int8 with an fp16 scale for each row (of the first axis) in ``NAME.scale``.
+
 Keys of ``manifest.json``::
 
     format            "streamchar-bundle"
-    format_version    1
+    format_version    2
     name              the model's name
     stream            {"sample_rate", "fps": [numerator, denominator], "width", "height", "chunk_frames",
                        "chunk_samples", "alpha_mode", "capabilities": [...]}
@@ -41,11 +43,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "streamchar-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 LEXICON = "lexicon.bin"
 LETTER_TO_SOUND = "letter_to_sound.safetensors"
+SCALE = ".scale"  # after a tensor's name: what its int8 rows are multiplied by
 SHIPPED = Path(__file__).parent / "bundles"
 
 _REPAIR = "install streamchar_rt again, or export the bundle again"
@@ -125,7 +128,7 @@ class Bundle:
                 raise BundleError(f"{path} has been changed or damaged: its SHA-256 differs", hint=_REPAIR)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights, as stored (fp16 on disk), on the CPU.
+        """All weights, fp16, on the CPU.
 
         Raises:
             BundleError: where a file is not a readable safetensors file.
@@ -140,7 +143,7 @@ class Bundle:
                 tensors.update(load_file(path))
             except (SafetensorError, OSError) as error:
                 raise BundleError(f"{path} cannot be read: {error}", hint=_REPAIR) from error
-        return tensors
+        return _restore_int8(tensors)
 
     def weight_elements(self) -> int:
         """Numbers in all weights, from the files' headers only."""
@@ -216,6 +219,8 @@ def save_bundle(
     manifest: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     files: Mapping[str, str | os.PathLike[str]],
+    *,
+    int8: tuple[str, ...] = (),
 ) -> None:
     """Writes a bundle: floating-point tensors as fp16, copies of ``files``, and the manifest last.
 
@@ -225,6 +230,7 @@ def save_bundle(
             and ``digest``, which are made here.
         tensors: the model's weights by name.
         files: path inside the bundle → file to copy.
+        int8: beginnings of the names of matrices to store as int8, for half the space.
 
     Raises:
         ConfigError: where the manifest lacks a key, or a weight is not finite in fp16.
@@ -241,6 +247,8 @@ def save_bundle(
             if not torch.isfinite(tensor).all():
                 raise ConfigError(f"weight {name!r} is not finite in fp16", hint="rescale it, or train on")
         halves[name] = tensor
+        if int8 and name.startswith(int8) and tensor.dim() > 1:
+            halves[name], halves[name + SCALE] = _to_int8(tensor)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # no manifest while the files change
     save_file(halves, folder / WEIGHTS)
@@ -296,6 +304,22 @@ def _check_inside(manifest: Path, name: str) -> None:
 def _digest(manifest: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in manifest.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _to_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows rounded to 255 steps, int8 of the tensor's shape, and their steps, fp16 (rows,)."""
+    import torch
+
+    rows = tensor.float().flatten(1)
+    step = (rows.abs().amax(1) / 127).clamp(min=2.0**-24).half()
+    return (rows / step.float()[:, None]).round().clamp(-127, 127).to(torch.int8).reshape(tensor.shape), step
+
+
+def _restore_int8(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name in [name for name in tensors if name + SCALE in tensors]:
+        step, rows = tensors.pop(name + SCALE).float(), tensors[name]
+        tensors[name] = (rows.float() * step.reshape(-1, *[1] * (rows.dim() - 1))).half()
+    return tensors
 
 
 def _sha256(path: Path) -> str:

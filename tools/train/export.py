@@ -32,6 +32,7 @@ from .loop import load_weights
 from .scenes import Scenes
 
 ENCODER_FILE = Path(__file__).parents[1] / "evaluate" / "mini_video_encoder.safetensors"
+INT8 = ("condition.", "orchestrator.llm.", "orchestrator.layers.")     # stored so, for their size
 WEIGHTS_DIGEST = "bundle_weights_sha256"       # in that file's metadata
 
 
@@ -102,7 +103,7 @@ def main() -> None:
         characters, files = draw_cast(Path(folder))
         files["lexicon.bin"] = args.lexicon
         files["letter_to_sound.safetensors"] = args.letter_to_sound
-        save_bundle(args.out, manifest(characters, args.steps), gather(args), files)
+        save_bundle(args.out, manifest(characters, args.steps), gather(args), files, int8=INT8)
     save_encoder(args.codec, args.out, args.encoder_out)
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(f"{args.out}: {size / 2 ** 20:.1f} MiB")
