@@ -4,13 +4,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from streamchar_rt.ops._native import native
 from tools.gpu import __main__ as command
 from tools.gpu import report, sass
 from tools.gpu.parts import PARTS, Part, chosen
+from tools.gpu.problems import AttentionProblem
 
 
 def test_the_plan_fits_ten_minutes_and_names_every_part(capsys):
@@ -60,7 +64,8 @@ def test_the_table_compares_with_native_and_the_ceilings(tmp_path):
     for row in (
         {"kind": "ceiling", "name": "matmul TFLOP/s", "value": 800.0},
         {"kind": "ceiling", "name": "copy GB/s", "value": 4000.0},
-        {"kind": "time", "op": "segment_attention", "case": "c", "way": "native", "us": 100.0, "tflops": 600.0, "gbps": 90.0},
+        {"kind": "time", "op": "segment_attention", "case": "c", "way": "native", "us": 100.0, "tflops": 600.0,
+         "gbps": 90.0},
         {"kind": "time", "op": "segment_attention", "case": "c", "way": "sdpa cudnn", "us": 125.0, "tflops": 480.0},
         {"kind": "time", "op": "gated_residual", "case": "c", "way": "torch", "us": 8.0, "gbps": 1000.0},
     ):
@@ -92,7 +97,7 @@ def listing(head_dim, logits, values, copies=None, extra=()):
     opcodes = ["HGMMA.64x128x16.F32.BF16"] * logits + [f"HGMMA.64x{head_dim}x16.F32.BF16"] * values
     opcodes += ["UTMALDG.3D"] * copies + ["USETMAXREG.DEALLOC.CTAPOOL", "USETMAXREG.TRY_ALLOC.CTAPOOL"]
     opcodes += ["WARPGROUP.DEPBAR.LE"] * 4 + list(extra)
-    body = "\n".join(f"        /*{16 * i:04x}*/              @!P0 {op} R24, gdesc[UR4] ;" for i, op in enumerate(opcodes))
+    body = "\n".join(f"        /*{16 * i:04x}*/      @!P0 {op} R24, gdesc[UR4] ;" for i, op in enumerate(opcodes))
     return LISTING.format(name=f"_Z24segment_attention_kernelILi{head_dim}EEv", body=body)
 
 
@@ -114,12 +119,21 @@ def test_machine_code_checks_find_slow_paths():
 @pytest.mark.skipif(native is None or not native.cuda_architectures, reason="built without CUDA")
 @pytest.mark.skipif(sass.find_cuobjdump() is None, reason="no cuobjdump")
 def test_the_built_kernels_are_as_designed():
-    from pathlib import Path
-
     kernels = sass.kernels_in(Path(native.__file__), sass.find_cuobjdump())
     assert sass.problems(kernels) == []
     if native.cuda_has_sm90a:
         assert any(k.architecture == "sm_90a" for k in kernels)
+
+
+def test_what_benchmarks_compare_with_is_the_same_work(seeded):
+    """The unfused chain and plain attention of the benchmarks, on the CPU."""
+    problem = AttentionProblem.random(50, [20, 33, 50], heads=2, head_dim=64, device="cpu")
+    heads_first = lambda x: x.transpose(0, 1)[None].float()
+    keys, values = torch.cat(problem.turned_keys()), torch.cat(problem.values)
+    out = F.scaled_dot_product_attention(*map(heads_first, (problem.ready_queries(), keys, values)))
+    wanted, _ = problem.truth()
+    assert float((out[0].transpose(0, 1) - wanted).norm() / wanted.norm()) < 1e-2
+    assert problem.flops == 4 * 50 * 2 * 64 * 103
 
 
 def test_the_module_runs_as_a_command():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from streamchar_rt import ops
 from streamchar_rt.errors import ConfigError
 
-from .native_support import fresh_generator, isa, native, relative_error  # noqa: F401
+from .native_support import fresh_generator, linear_isa, native, relative_error  # noqa: F401
 
 BF16_LIMIT = 4e-3
 INT8_LIMIT = 1.5e-2   # for normally distributed x and W; test_int8_keeps_its_bound holds for any
@@ -34,7 +34,7 @@ def truth(x, weight, bias, activation=None):
 @pytest.mark.parametrize("rows,inputs,outputs", SHAPES)
 @pytest.mark.parametrize("storage,limit", [("bf16", BF16_LIMIT), ("int8", INT8_LIMIT)])
 @pytest.mark.parametrize("activation", [None, "gelu_tanh"])
-def test_equals_float64(isa, rows, inputs, outputs, storage, limit, activation):
+def test_equals_float64(linear_isa, rows, inputs, outputs, storage, limit, activation):
     generator = fresh_generator()
     weight, bias = layer(generator, inputs, outputs, bias=outputs != 97)
     x = torch.randn(rows, inputs, generator=generator)
@@ -50,7 +50,7 @@ def test_equals_float64(isa, rows, inputs, outputs, storage, limit, activation):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_int8_keeps_its_bound(isa, scale):
+def test_int8_keeps_its_bound(linear_isa, scale):
     generator = fresh_generator()
     weight, bias = layer(generator, 300, 70)
     weight[3] *= 50
@@ -71,7 +71,7 @@ def test_int8_keeps_its_bound(isa, scale):
 
 
 @pytest.mark.parametrize("storage", ["bf16", "int8"])
-def test_sums_of_whole_numbers_are_exact(isa, storage):
+def test_sums_of_whole_numbers_are_exact(linear_isa, storage):
     """Whole numbers up to 127 are stored and multiplied exactly, so any slip of the layout shows."""
     generator = fresh_generator()
     weight = torch.randint(-127, 128, (50, 200), generator=generator).float()
@@ -84,7 +84,7 @@ def test_sums_of_whole_numbers_are_exact(isa, storage):
 
 @pytest.mark.parametrize("storage", ["bf16", "int8"])
 @pytest.mark.parametrize("activation", [None, "gelu_tanh"])
-def test_a_row_depends_on_itself_alone(isa, storage, activation):
+def test_a_row_depends_on_itself_alone(linear_isa, storage, activation):
     generator = fresh_generator()
     weight, bias = layer(generator, 256, 384)
     packed = ops.PackedLinear(weight, bias, storage=storage)
@@ -106,7 +106,7 @@ def test_a_row_depends_on_itself_alone(isa, storage, activation):
 
 
 @pytest.mark.parametrize("storage", ["bf16", "int8"])
-def test_batches_strides_and_out(isa, storage):
+def test_batches_strides_and_out(linear_isa, storage):
     generator = fresh_generator()
     weight, bias = layer(generator, 40, 30)
     packed = ops.PackedLinear(weight, bias, storage=storage)
@@ -121,7 +121,7 @@ def test_batches_strides_and_out(isa, storage):
 
 @pytest.mark.parametrize("storage", ["bf16", "int8"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_not_finite_stays_in_its_row(isa, storage, bad):
+def test_what_is_not_finite_stays_in_its_row(linear_isa, storage, bad):
     generator = fresh_generator()
     weight, bias = layer(generator, 70, 20)
     packed = ops.PackedLinear(weight, bias, storage=storage)
@@ -134,7 +134,7 @@ def test_what_is_not_finite_stays_in_its_row(isa, storage, bad):
     assert torch.equal(y, clean)
 
 
-def test_gelu_over_its_whole_range(isa):
+def test_gelu_over_its_whole_range(linear_isa):
     identity = ops.PackedLinear(torch.eye(1), storage="bf16")
     x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e4, -100.0, 100.0, 1e4])]).bfloat16().float()
     y = identity(x[:, None], activation="gelu_tanh")[:, 0]

@@ -29,7 +29,8 @@ int launch(const GatedResidual& call, cudaStream_t stream) {
   if (call.width % element_group(kType) != 0) return cudaErrorInvalidValue;
   const int64_t groups = int64_t{call.batch} * call.tokens * (call.width / element_group(kType));
   if (groups == 0) return cudaSuccess;
-  gated_residual_kernel<kType><<<static_cast<unsigned>((groups + kThreads - 1) / kThreads), kThreads, 0, stream>>>(call);
+  const auto blocks = static_cast<unsigned>((groups + kThreads - 1) / kThreads);
+  gated_residual_kernel<kType><<<blocks, kThreads, 0, stream>>>(call);
   return cudaGetLastError();
 }
 

@@ -81,7 +81,8 @@ struct Ring {
 };
 
 template <int kDim>
-__device__ __forceinline__ void fetch_tile(uint32_t target, const CUtensorMap* map, uint32_t barrier, int row, int head) {
+__device__ __forceinline__ void fetch_tile(uint32_t target, const CUtensorMap* map, uint32_t barrier, int row,
+                                           int head) {
   barrier_expect(barrier, Shape<kDim>::kTile);
 #pragma unroll
   for (int b = 0; b < kDim / kBlockColumns; ++b) {

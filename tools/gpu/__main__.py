@@ -7,7 +7,7 @@
 Wants nvcc (CUDA 12.4 or later), cmake, ninja and a Python with torch, numpy, transformers, pybind11 and pytest; wheels
 for what is missing go into a folder given by --wheels. A part that fails or runs out of time is recorded, and the
 next one runs. Results: JSON rows in ``rows.jsonl``, a table in ``table.md``, and a log of every part.
-The exit status is 0 if every part that ran succeeded.
+The exit status is 0 if every chosen part ran and succeeded.
 """
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def _run(part: Part, out: Path, build: Path, environment: dict[str, str], end: f
         try:
             done = subprocess.run(part.command(out, build), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
                                   stdout=file, stderr=subprocess.STDOUT, timeout=left)
-            state, detail = ("ok", "") if done.returncode == 0 else ("failed", f"exit {done.returncode}, see {log.name}")
+            code = done.returncode
+            state, detail = ("ok", "") if code == 0 else ("failed", f"exit {code}, see {log.name}")
         except subprocess.TimeoutExpired:
             state, detail = "timeout", f"more than {left:.0f} s, see {log.name}"
         except OSError as error:

@@ -15,7 +15,7 @@ from streamchar_rt.ops import reference
 from streamchar_rt.ops._native import cuda_kv_append
 
 from . import report, timing
-from .problems import AttentionProblem, attention_paths, spectra
+from .problems import AttentionProblem, attention_paths, spectra, torch_ready
 
 #: (name, queries, rows per segment with the queries' own last, heads, head size)
 ATTENTION = [
@@ -38,8 +38,8 @@ def attention_ways(p: AttentionProblem) -> Iterator[tuple[str, Callable[[], Tens
         yield f"native {path}", lambda path=path: p.attend(path)[0]
 
     heads_first = lambda x: x.transpose(0, 1)[None].contiguous()
-    keys, values = heads_first(torch.cat(_turned_keys(p))), heads_first(torch.cat(p.values))
-    query = heads_first(_ready(p))
+    keys, values = heads_first(torch.cat(p.turned_keys())), heads_first(torch.cat(p.values))
+    query = heads_first(p.ready_queries())
     for name, backend in (("sdpa flash", SDPBackend.FLASH_ATTENTION), ("sdpa cudnn", SDPBackend.CUDNN_ATTENTION)):
         def plain(backend=backend) -> Tensor:
             with sdpa_kernel(backend):
@@ -50,26 +50,13 @@ def attention_ways(p: AttentionProblem) -> Iterator[tuple[str, Callable[[], Tens
     flex = torch.compile(flex_attention, dynamic=False)
     yield "flex attention", lambda: flex(query, keys, values)[0].transpose(0, 1)
 
-    turned = _turned_keys(p)
+    turned = p.turned_keys()
     def chain() -> Tensor:
         """Norm, rotation, concatenation, attention; the keys come at their final positions."""
         k, v = torch.cat(turned).transpose(0, 1)[None], torch.cat(p.values).transpose(0, 1)[None]
         with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
-            return F.scaled_dot_product_attention(_ready(p).transpose(0, 1)[None], k, v)[0].transpose(0, 1)
+            return F.scaled_dot_product_attention(p.ready_queries().transpose(0, 1)[None], k, v)[0].transpose(0, 1)
     yield "unfused chain", chain
-
-
-def _ready(p: AttentionProblem) -> Tensor:
-    """Queries normalised and rotated as a torch program does it."""
-    y = F.rms_norm(p.q, p.q.shape[-1:], eps=p.norm.eps)
-    y = torch.cat([y[a:b] * w for a, b, w in zip(p.norm.bounds, p.norm.bounds[1:], p.norm.q_weight)])
-    pairs = torch.view_as_complex(y.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * torch.view_as_complex(p.rope.table)[:, None]).flatten(-2).bfloat16()
-
-
-def _turned_keys(p: AttentionProblem) -> list[Tensor]:
-    return [reference.rotate(k.float(), p.rope.shift(-d, torch.float32, k.device)).bfloat16()
-            for k, d in zip(p.keys, p.distances)]
 
 
 def bench_attention(out: Path) -> None:
@@ -87,8 +74,7 @@ def bench_append(out: Path) -> None:
         ring = torch.empty(2, tokens, heads, head_dim, dtype=torch.bfloat16, device="cuda")
 
         def chain() -> Tensor:
-            ring[0].copy_(_ready(AttentionProblem(k, [], [], ops.QkNorm(p.norm.k_weight, p.norm.k_weight, p.norm.bounds),
-                                                  p.rope, [])))
+            ring[0].copy_(torch_ready(k, p.norm.k_weight, p.norm, p.rope))
             ring[1].copy_(v)
             return ring[0]
 

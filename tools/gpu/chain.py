@@ -20,8 +20,7 @@ from streamchar_rt.errors import StreamCharError
 from streamchar_rt.ops import reference
 
 from . import report, timing
-from .bench import _ready
-from .problems import AttentionProblem
+from .problems import AttentionProblem, torch_ready
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,9 @@ class Step:
         self.layers = [(draw(3 * d, d), draw(d, d), draw(f, d), draw(d, f)) for _ in range(scale.layers)]
         self.modulation = torch.randn(6, 1, 1, d, dtype=torch.bfloat16, device="cuda").mul_(0.1)
         # The context's keys are the same for every layer here: what counts is that they are read.
-        self.problem = AttentionProblem.random(scale.tokens, [*scale.context, scale.tokens], scale.heads, scale.head_dim)
-        self.turned = [reference.rotate(k.float(), self.problem.rope.shift(-d, torch.float32, k.device)).bfloat16()
-                       for k, d in zip(self.problem.keys, self.problem.distances)]
+        rows = [*scale.context, scale.tokens]
+        self.problem = AttentionProblem.random(scale.tokens, rows, scale.heads, scale.head_dim)
+        self.turned = self.problem.turned_keys()
         self.x = torch.randn(1, scale.tokens, d, dtype=torch.bfloat16, device="cuda")
 
     def run(self, modulate: Callable, gate: Callable, attend: Callable) -> Tensor:
@@ -91,7 +90,7 @@ class Step:
 
     def _attend_torch(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         p = self.problem
-        ready = lambda x, weight: _ready(AttentionProblem(x, [], [], ops.QkNorm(weight, weight, p.norm.bounds), p.rope, []))
+        ready = lambda x, weight: torch_ready(x, weight, p.norm, p.rope)
         keys, values = torch.cat([*self.turned[:-1], ready(k, p.norm.k_weight)]), torch.cat([*p.values[:-1], v])
         heads_first = lambda x: x.transpose(0, 1)[None]
         out = F.scaled_dot_product_attention(*map(heads_first, (ready(q, p.norm.q_weight), keys, values)))

@@ -1,9 +1,10 @@
-"""Random inputs of the ops on the GPU, shared by benchmarks, sanitizer runs and the chain."""
+"""Random inputs of the ops, shared by GPU tests, benchmarks, sanitizer runs and the chain."""
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from streamchar_rt import ops
@@ -12,7 +13,7 @@ from streamchar_rt.ops import reference
 
 @dataclass
 class AttentionProblem:
-    """Raw queries, ready keys and values per segment, and what the op needs beside them; bfloat16 on the GPU."""
+    """Raw queries, ready keys and values per segment, and what the op needs beside them; bfloat16."""
 
     q: Tensor
     keys: list[Tensor]
@@ -22,16 +23,19 @@ class AttentionProblem:
     distances: list[float]
 
     @classmethod
-    def random(cls, tokens: int, rows: list[int], heads: int, head_dim: int, groups: int = 2) -> AttentionProblem:
+    def random(
+        cls, tokens: int, rows: list[int], heads: int, head_dim: int, groups: int = 2, device: str = "cuda"
+    ) -> AttentionProblem:
         third = head_dim // 6
         freqs, axes = ops.rope_frequencies((head_dim // 2 - 2 * third, third, third))
-        weight = (torch.rand(2, groups, head_dim) + 0.5).cuda()
+        weight = (torch.rand(2, groups, head_dim) + 0.5).to(device)
         cuts = [tokens * i // groups for i in range(groups)]
-        q = torch.randn(tokens, heads, head_dim, dtype=torch.bfloat16, device="cuda")
-        keys = [torch.randn(n, heads, head_dim, dtype=torch.bfloat16, device="cuda") for n in rows]
+        draw = lambda n: torch.randn(n, heads, head_dim, dtype=torch.bfloat16, device=device)
+        q, keys = draw(tokens), [draw(n) for n in rows]
         return cls(
             q, keys, [torch.randn_like(k) for k in keys], ops.QkNorm(weight[0], weight[1], (*cuts, tokens)),
-            ops.Rope(torch.rand(tokens, 3) * 16, freqs, axes).to("cuda"), [16.0 * i for i in reversed(range(len(rows)))],
+            ops.Rope(torch.rand(tokens, 3) * 16, freqs, axes).to(device),
+            [16.0 * i for i in reversed(range(len(rows)))],
         )
 
     def attend(self, path: str = "auto") -> tuple[Tensor, Tensor]:
@@ -39,6 +43,15 @@ class AttentionProblem:
 
         return cuda_attention(self.q, self.keys, self.values, self.norm.q_weight, self.norm.bounds, self.rope,
                               self.distances, self.norm.eps, path)
+
+    def ready_queries(self) -> Tensor:
+        """Normalised and rotated as a torch program does it, in bfloat16."""
+        return torch_ready(self.q, self.norm.q_weight, self.norm, self.rope)
+
+    def turned_keys(self) -> list[Tensor]:
+        """The keys at their positions relative to the queries, as plain attention wants them."""
+        return [reference.rotate(k.float(), self.rope.shift(-d, torch.float32, k.device)).bfloat16()
+                for k, d in zip(self.keys, self.distances)]
 
     def truth(self) -> tuple[Tensor, Tensor]:
         """In float64, from the same bfloat16 inputs."""
@@ -55,6 +68,14 @@ class AttentionProblem:
     @property
     def nbytes(self) -> int:
         return 2 * self.q.nbytes + 2 * sum(k.nbytes for k in self.keys)
+
+
+def torch_ready(x: Tensor, weight: Tensor, norm: ops.QkNorm, rope: ops.Rope) -> Tensor:
+    """RMSNorm per head and group, then rotation: (T, H, D) bfloat16."""
+    y = F.rms_norm(x, x.shape[-1:], eps=norm.eps)
+    y = torch.cat([y[a:b] * w for a, b, w in zip(norm.bounds, norm.bounds[1:], weight)])
+    pairs = torch.view_as_complex(y.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.view_as_complex(rope.table)[:, None]).flatten(-2).bfloat16()
 
 
 def attention_paths() -> list[str]:

@@ -42,7 +42,8 @@ def facts() -> dict[str, str]:
         "driver": driver.split("\n")[0].strip(),
         "nvcc": version.split("release ")[1].split(",")[0] if "release " in version else "",
         "torch": _torch_version(),
-        "commit": os.environ.get("STREAMCHAR_COMMIT") or _output(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]),
+        "commit": os.environ.get("STREAMCHAR_COMMIT")
+        or _output(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]),
     }
 
 
@@ -84,8 +85,9 @@ def write_table(out: Path) -> bool:
         native = timed.get((op, case, "native"))
         ratio = f"{row['us'] / native['us']:.2f}" if native and way != "native" else ""
         share = _share(row, ceilings)
-        lines.append(f"| {op} | {case} | {way} | {row['us']:.1f} | {row.get('tflops', 0):.0f} | {row.get('gbps', 0):.0f} "
-                     f"| {f'{share:.0%}' if share else ''} | {ratio} |")
+        cells = [op, case, way, f"{row['us']:.1f}", f"{row.get('tflops', 0):.0f}", f"{row.get('gbps', 0):.0f}",
+                 f"{share:.0%}" if share else "", ratio]
+        lines.append(f"| {' | '.join(cells)} |")
     (out / TABLE).write_text("\n".join(lines) + "\n")
     return True
 

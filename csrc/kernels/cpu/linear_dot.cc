@@ -37,8 +37,8 @@ SC_INLINE float narrow_row(const float* x, const PackedWeights& w, char* out) {
 
 // Outputs of kTiles tiles for kRows rows; x: narrow rows, `words` words of 32 bits each.
 template <int kRows, int kTiles>
-SC_INLINE void multiply_tiles(const PackedWeights& weights, const LinearCall& call, const int32_t* x, int words, int row,
-                              int tile, const float* scales) {
+SC_INLINE void multiply_tiles(const PackedWeights& weights, const LinearCall& call, const int32_t* x, int words,
+                              int row, int tile, const float* scales) {
   Sums sums[kRows][kTiles];
   for (int r = 0; r < kRows; ++r) {
     for (int c = 0; c < kTiles; ++c) sums[r][c] = zero();
