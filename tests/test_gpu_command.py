@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from streamchar_rt.ops._native import native
 from tools.gpu import __main__ as command
 from tools.gpu import report, sass
-from tools.gpu.parts import PARTS, Part, chosen
+from tools.gpu.parts import PARTS, ROOT, Part, chosen
 from tools.gpu.problems import AttentionProblem
 
 
@@ -137,6 +137,6 @@ def test_what_benchmarks_compare_with_is_the_same_work(seeded):
 
 
 def test_the_module_runs_as_a_command():
-    done = subprocess.run([sys.executable, "-m", "tools.gpu", "--dry-run", "--parts", "build"], capture_output=True,
-                          text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "tools.gpu", "--dry-run", "--parts", "build"], cwd=ROOT,
+                          capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "tools.gpu.build" in done.stdout
