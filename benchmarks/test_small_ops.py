@@ -14,6 +14,8 @@ from .in_turns import take_turns, threads_set
 BATCH, TOKENS, WIDTH = 1, 272, 256     # one layer of `mini`
 FRAMES = 32                            # of audio in one chunk of `mini`
 
+on_threads = pytest.mark.parametrize("threads", [1, 2], ids=["cpu-1", "cpu-2"])
+
 
 def compare(benchmark, ways, threads, traffic):
     with threads_set(threads), torch.inference_mode():
@@ -24,7 +26,7 @@ def compare(benchmark, ways, threads, traffic):
     benchmark.extra_info.update(turns.rows(), gb_per_s=traffic * 1e-9 / turns.median("native"), threads=threads)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@on_threads
 def test_adaln_modulate(benchmark, threads):
     x, (shift, scale) = torch.randn(BATCH, TOKENS, WIDTH), torch.randn(2, 1, 1, WIDTH)
     ways = {
@@ -34,7 +36,7 @@ def test_adaln_modulate(benchmark, threads):
     compare(benchmark, ways, threads, traffic=2 * x.nbytes)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@on_threads
 def test_gated_residual(benchmark, threads):
     x, update = torch.randn(2, BATCH, TOKENS, WIDTH)
     gate = torch.randn(1, 1, WIDTH)
@@ -42,7 +44,7 @@ def test_gated_residual(benchmark, threads):
     compare(benchmark, ways, threads, traffic=3 * x.nbytes)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@on_threads
 def test_istft_overlap_add(benchmark, threads):
     """The vocoder's own torch code; frames as its network leaves them, with the bins adjacent."""
     vocoder = Vocoder(VocoderConfig(width=16, hidden=16, depth=1)).eval()

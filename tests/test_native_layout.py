@@ -186,3 +186,18 @@ def test_the_inverse_transform_s_arithmetic(size):
     samples = torch.tensor([part for z in now for part in pair(z)], dtype=torch.float64) / size
     wanted = torch.fft.irfft(spectrum.to(torch.complex128), size)
     assert float((samples - wanted).norm() / wanted.norm()) < 1e-6
+
+
+def test_weights_are_already_where_wgmma_wants_its_first_operand():
+    """PTX ISA, register fragment of a 64 x 16 operand: register i of a thread holds two columns of row
+    lane / 4 + 8 (i % 2) of its warp, from column 8 (i / 2) + 2 (lane % 4) on. The kernel packs results 8 k + 2 i and
+    the next one into register i of step k."""
+    for thread in range(128):
+        warp, lane = thread // 32, thread % 32
+        for k in range(8):
+            for i in range(4):
+                row, column = warp * 16 + lane // 4 + 8 * (i % 2), 16 * k + 8 * (i // 2) + 2 * (lane % 4)
+                for element in range(2):
+                    index = 8 * k + 2 * i + element
+                    assert layout.result_row(thread, index) == row
+                    assert layout.result_column(thread, index) == column + element

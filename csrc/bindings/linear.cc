@@ -1,7 +1,9 @@
 // PackedLinear: one layer's packed weights.
-#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
+#include <tuple>
 
 #include "bindings/bindings.h"
 #include "kernels/packed_linear.h"
@@ -16,13 +18,40 @@ std::unique_ptr<PackedLinear> pack(Address weight, Address bias, int outputs, in
   return std::make_unique<PackedLinear>(floats(weight), floats(bias), outputs, inputs, storage);
 }
 
-void apply(const PackedLinear& linear, int rows, Address x, int64_t x_stride, Address y, int64_t y_stride, bool gelu) {
-  packed_linear_cpu(linear, {.rows = rows,
-                             .x = floats(x),
-                             .x_stride = x_stride,
-                             .y = writable_floats(y),
-                             .y_stride = y_stride,
-                             .activation = gelu ? Activation::kGeluTanh : Activation::kNone});
+// (address, stride of batches, or of rows for the residual)
+using Strided = std::tuple<Address, int64_t>;
+// (shift, scale, eps)
+using Modulation = std::tuple<Strided, Strided, float>;
+// (gate, residual)
+using Gating = std::tuple<Strided, Strided>;
+
+BatchVector batch_vector(const Strided& vector) { return {floats(std::get<0>(vector)), std::get<1>(vector)}; }
+
+void apply(const PackedLinear& linear, int rows, Address x, int64_t x_stride, Address y, int64_t y_stride, bool gelu,
+           int rows_per_batch, const std::optional<Modulation>& modulation, const std::optional<Gating>& gating) {
+  LinearCall call{.rows = rows,
+                  .x = floats(x),
+                  .x_stride = x_stride,
+                  .y = writable_floats(y),
+                  .y_stride = y_stride,
+                  .activation = gelu ? Activation::kGeluTanh : Activation::kNone,
+                  .rows_per_batch = rows_per_batch,
+                  .shift = {},
+                  .scale = {},
+                  .gate = {}};
+  if (modulation) {
+    const auto& [shift, scale, eps] = *modulation;
+    call.shift = batch_vector(shift);
+    call.scale = batch_vector(scale);
+    call.eps = eps;
+  }
+  if (gating) {
+    const auto& [gate, residual] = *gating;
+    call.gate = batch_vector(gate);
+    call.residual = floats(std::get<0>(residual));
+    call.residual_stride = std::get<1>(residual);
+  }
+  packed_linear_cpu(linear, call);
 }
 
 }  // namespace

@@ -49,7 +49,8 @@ PackedLinear::PackedLinear(const float* weight, const float* bias, int outputs, 
     }
     float largest = 0.0f;
     for (int k = 0; k < inputs; ++k) largest = std::max(largest, std::fabs(row[k]));
-    const float scale = largest / 127.0f, inverse = scale > 0.0f ? 127.0f / largest : 0.0f;
+    const bool any = largest >= 1e-35f;  // below it the inverse would overflow
+    const float scale = any ? largest / 127.0f : 0.0f, inverse = any ? 127.0f / largest : 0.0f;
     auto* target = static_cast<int8_t*>(memory_->data);
     int32_t sum = 0;
     for (int k = 0; k < inputs; ++k) {

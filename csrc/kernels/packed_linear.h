@@ -1,4 +1,5 @@
-// packed_linear: y = activation(x W^T + bias) with weights packed once in a narrow type.
+// packed_linear: y = activation(x W^T + bias) with weights packed once in a narrow type. Around it, where asked for,
+// the two ops that surround a transformer's linear layers: adaln_modulate of x before, gated_residual of y after.
 //
 // bf16: weights are rounded to bfloat16, and inputs too where the machine multiplies bf16 pairs; sums are float32.
 // int8: weights are rounded to -127..127 with one scale per output, inputs with one scale per row at the call
@@ -6,7 +7,7 @@
 //   |y - exact| <= scale_x / 2 * sum |w| + scale_w / 2 * sum |x| + inputs * scale_x * scale_w / 4, but for rounding.
 //   A row that holds an infinity or NaN becomes NaN.
 //
-// A row of y depends on that row of x alone: not on the other rows, their number, or the number of threads.
+// A row of y depends on that row of x (and its residual) alone: not on the other rows, their number, or the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -65,13 +66,29 @@ class PackedLinear {
   std::unique_ptr<Memory> memory_;
 };
 
+// One vector for each batch of rows. Null data: not there; a stride of 0 shares one vector.
+struct BatchVector {
+  const float* data = nullptr;
+  int64_t stride = 0;
+
+  SC_HOST_DEVICE const float* of(int row, int rows_per_batch) const { return data + row / rows_per_batch * stride; }
+};
+
 struct LinearCall {
   int rows;
   const float* x;    // (rows, inputs), channels contiguous
   int64_t x_stride;  // in elements
   float* y;          // (rows, outputs), channels contiguous; not x
   int64_t y_stride;
-  Activation activation;
+  Activation activation = Activation::kNone;
+
+  int rows_per_batch = 1;             // of the vectors below
+  BatchVector shift;                  // (inputs,), both or neither: x becomes adaln_modulate(x, shift, scale, eps)
+  BatchVector scale;
+  float eps = 0.0f;
+  BatchVector gate;                   // (outputs,): y becomes residual + gate * y
+  const float* residual = nullptr;    // (rows, outputs), channels contiguous; may be y
+  int64_t residual_stride = 0;
 };
 
 // Uses ThreadPool::global().

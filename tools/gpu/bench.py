@@ -27,11 +27,13 @@ ATTENTION = [
     ("512 x 3584, head 64", 512, [512, 512, 2048, 512], 16, 64),
     ("mini 272x880", 272, [64, 272, 272, 272], 4, 64),
 ]
+#: The cases that FlexAttention is compiled for: each takes it many seconds.
+FLEX = {"full 880x5280", "4k x 8k", "4k x 8k, head 64"}
 #: (name, tokens, width)
 ROWS = [("full", 880, 3072), ("16k tokens", 16384, 3072), ("mini", 272, 256)]
 
 
-def attention_ways(p: AttentionProblem) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+def attention_ways(p: AttentionProblem, compile_flex: bool) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Ours; plain attention of torch, which is given ready queries and joined keys; and the whole unfused chain."""
     yield "native", lambda: p.attend()[0]
     for path in attention_paths():
@@ -46,9 +48,17 @@ def attention_ways(p: AttentionProblem) -> Iterator[tuple[str, Callable[[], Tens
                 return F.scaled_dot_product_attention(query, keys, values)[0].transpose(0, 1)
         yield name, plain
 
-    from torch.nn.attention.flex_attention import flex_attention
-    flex = torch.compile(flex_attention, dynamic=False)
-    yield "flex attention", lambda: flex(query, keys, values)[0].transpose(0, 1)
+    tokens_first = [x.transpose(1, 2).contiguous() for x in (query, keys, values)]
+    def fa3() -> Tensor:
+        from flash_attn_interface import flash_attn_func   # where its wheel was carried along
+        out = flash_attn_func(*tokens_first)
+        return (out[0] if isinstance(out, tuple) else out)[0]
+    yield "flash attention 3", fa3
+
+    if compile_flex:
+        from torch.nn.attention.flex_attention import flex_attention
+        flex = torch.compile(flex_attention, dynamic=False)
+        yield "flex attention", lambda: flex(query, keys, values)[0].transpose(0, 1)
 
     turned = p.turned_keys()
     def chain() -> Tensor:
@@ -63,7 +73,7 @@ def bench_attention(out: Path) -> None:
     for case, tokens, rows, heads, head_dim in ATTENTION:
         p = AttentionProblem.random(tokens, rows, heads, head_dim)
         wanted = p.attend("sm80")[0].float()
-        for way, call in attention_ways(p):
+        for way, call in attention_ways(p, case in FLEX):
             _measure(out, "segment_attention", case, way, call, wanted, flops=p.flops, nbytes=p.nbytes)
 
 
@@ -131,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
-    for bench in (bench_rows, bench_append, bench_istft, bench_attention):
+    for bench in (bench_attention, bench_append, bench_istft, bench_rows):
         bench(out)
 
 

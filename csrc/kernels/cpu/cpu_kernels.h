@@ -29,9 +29,10 @@ inline constexpr int kAmxLinearRows = 32;
 using LinearKernel = void (*)(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
                               void* scratch) noexcept;
 
-// Bytes that any LinearKernel asks for.
+// Scratch of any LinearKernel, in floats: its own, then the modulated rows.
+inline constexpr int kLinearOwnRows = 64 + kLinearRows;
 inline int64_t linear_scratch_bytes(const PackedWeights& weights) {
-  return int64_t{64 + kLinearRows} * weights.padded_inputs * 4;
+  return int64_t{kLinearOwnRows + kLinearRows} * weights.padded_inputs * 4;
 }
 
 struct CpuKernels {

@@ -1,6 +1,5 @@
 // packed_linear with AMX tiles: 32 rows by 32 outputs at a time.
 #include "kernels/cpu/amx_tiles.h"
-#include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/narrow_rows.h"
 
 namespace streamchar::amx {
@@ -54,12 +53,12 @@ SC_INLINE void linear_block_of(const PackedWeights& weights, const LinearCall& c
                                char* x) {
   const int steps = weights.padded_inputs * weights.element_bytes() / kPiece;
   float scales[kAmxLinearRows] = {};
+  const InputRows given = input_rows(weights, call, block, x);
   for (int r = 0; r < block.rows; ++r) {
-    const float* source = call.x + (block.first_row + r) * call.x_stride;
     if constexpr (kInt8) {
-      scales[r] = int8_row<false>(source, weights.inputs, weights.padded_inputs, x + r * kPiece, kStepBytes);
+      scales[r] = int8_row<false>(given.row(r), weights.inputs, weights.padded_inputs, x + r * kPiece, kStepBytes);
     } else {
-      bf16_row(source, weights.inputs, weights.padded_inputs, x + r * kPiece, kStepBytes);
+      bf16_row(given.row(r), weights.inputs, weights.padded_inputs, x + r * kPiece, kStepBytes);
     }
   }
   // Tiles take 16 rows whether they are needed or not; what those give is not used, but denormals would be slow.

@@ -1,6 +1,5 @@
 // packed_linear with AVX-512 dot products of 32-bit groups: VPDPBUSD of four int8, VDPBF16PS of two bf16. Compiled
 // once for each, with -DSC_ISA=avx512_vnni or avx512_bf16.
-#include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/narrow_rows.h"
 #include "kernels/cpu/row_tiles.h"
 
@@ -71,9 +70,9 @@ void linear_block(const PackedWeights& weights, const LinearCall& call, const Li
   const int words = weights.padded_inputs / weights.group();
   auto* x = static_cast<int32_t*>(scratch);
   float scales[kLinearRows];
+  const InputRows given = input_rows(weights, call, block, scratch);
   for (int r = 0; r < block.rows; ++r) {
-    const float* source = call.x + (block.first_row + r) * call.x_stride;
-    scales[r] = narrow_row(source, weights, reinterpret_cast<char*>(x + int64_t{r} * words));
+    scales[r] = narrow_row(given.row(r), weights, reinterpret_cast<char*>(x + int64_t{r} * words));
   }
   const int end = block.first_tile + block.tiles;
   for (int tile = block.first_tile; tile < end; tile += kLinearTiles) {

@@ -1,10 +1,31 @@
-// What packed_linear does to its sums, for the instruction set of this translation unit.
+// What packed_linear does to its inputs and its sums, for the instruction set of this translation unit.
 #pragma once
 
-#include "kernels/cpu/simd.h"
-#include "kernels/packed_linear.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/modulate_row.h"
 
 namespace streamchar::SC_ISA {
+
+struct InputRows {
+  const float* data;
+  int64_t stride;
+  SC_HOST_DEVICE const float* row(int r) const { return data + r * stride; }
+};
+
+// The block's rows as they are multiplied: where they lie, or modulated in the scratch.
+SC_INLINE InputRows input_rows(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
+                               void* scratch) {
+  const InputRows given = {call.x + block.first_row * call.x_stride, call.x_stride};
+  if (!call.shift.data) return given;
+  const int64_t stride = weights.padded_inputs;
+  float* modulated = static_cast<float*>(scratch) + kLinearOwnRows * stride;
+  for (int r = 0; r < block.rows; ++r) {
+    const int row = block.first_row + r;
+    modulate_row(given.row(r), call.shift.of(row, call.rows_per_batch), call.scale.of(row, call.rows_per_batch),
+                 weights.inputs, call.eps, modulated + r * stride);
+  }
+  return {modulated, stride};
+}
 
 // x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2, as x / (1 + 2^e).
 SC_INLINE Vec gelu_tanh(Vec x) {
@@ -21,6 +42,19 @@ SC_INLINE void finish_outputs(const PackedWeights& weights, const LinearCall& ca
   alignas(64) float finished[kTileOutputs];
   float* y = call.y + row * call.y_stride + first;
   float* target = count == width ? y : finished;
+  const float* gate = nullptr;
+  const float* residual = nullptr;
+  alignas(64) float gate_part[kTileOutputs] = {}, residual_part[kTileOutputs] = {};
+  if (call.gate.data) {
+    gate = call.gate.of(row, call.rows_per_batch) + first;
+    residual = call.residual + row * call.residual_stride + first;
+    if (count < width) {
+      __builtin_memcpy(gate_part, gate, sizeof(float) * count);
+      __builtin_memcpy(residual_part, residual, sizeof(float) * count);
+      gate = gate_part;
+      residual = residual_part;
+    }
+  }
   for (int n = 0; n < width; n += kLanes) {
     Vec sum = load(sums + n);
     if (weights.storage == LinearStorage::kInt8) {
@@ -28,6 +62,7 @@ SC_INLINE void finish_outputs(const PackedWeights& weights, const LinearCall& ca
     }
     sum = add(sum, load(weights.bias + first + n));
     if (call.activation == Activation::kGeluTanh) sum = gelu_tanh(sum);
+    if (gate) sum = fma(load(gate + n), sum, load(residual + n));
     store(target + n, sum);
   }
   if (target != y) __builtin_memcpy(y, finished, sizeof(float) * count);

@@ -3,7 +3,6 @@
 // inputs).
 #pragma once
 
-#include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/linear_finish.h"
 #include "kernels/cpu/row_tiles.h"
 
@@ -70,20 +69,17 @@ SC_INLINE float round_row(const float* x, int count, float* out) {
   return scale.scale;
 }
 
-// scratch: float[64 + kLinearRows][padded_inputs].
 SC_INLINE void linear_block_any(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
                                 void* scratch) {
   auto* wide = static_cast<float*>(scratch);
-  const float* x = call.x + block.first_row * call.x_stride;
-  int64_t x_stride = call.x_stride;
+  InputRows x = input_rows(weights, call, block, scratch);
   float scales[kLinearRows] = {};
   if (weights.storage == LinearStorage::kInt8) {
     float* rounded = wide + int64_t{64} * weights.padded_inputs;
     for (int r = 0; r < block.rows; ++r) {
-      scales[r] = round_row(x + r * x_stride, weights.inputs, rounded + int64_t{r} * weights.padded_inputs);
+      scales[r] = round_row(x.row(r), weights.inputs, rounded + int64_t{r} * weights.padded_inputs);
     }
-    x = rounded;
-    x_stride = weights.padded_inputs;
+    x = {rounded, weights.padded_inputs};
   }
   const int last = (block.first_tile + block.tiles) * kTileOutputs;
   for (int first = block.first_tile * kTileOutputs; first < last; first += kPanelOutputs) {
@@ -91,11 +87,10 @@ SC_INLINE void linear_block_any(const PackedWeights& weights, const LinearCall& 
     widen_outputs(weights, first, outputs, wide);
     alignas(64) float sums[kLinearRows][kPanelOutputs];
     for_each_tile(block.rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
-      const float* from = x + row * x_stride;
       if (outputs == kPanelOutputs) {
-        multiply_rows<kRows, kTileVectors>(from, x_stride, weights.inputs, wide, sums + row);
+        multiply_rows<kRows, kTileVectors>(x.row(row), x.stride, weights.inputs, wide, sums + row);
       } else {
-        multiply_rows<kRows, kTileVectors / 2>(from, x_stride, weights.inputs, wide, sums + row);
+        multiply_rows<kRows, kTileVectors / 2>(x.row(row), x.stride, weights.inputs, wide, sums + row);
       }
     });
     for (int r = 0; r < block.rows; ++r) {

@@ -20,7 +20,7 @@ class PackedLinear:
     (largest magnitude = 127); about 1e-2 for normally distributed x and W, more where a row has outliers. A row
     with an infinity or NaN becomes NaN.
 
-    A row of y depends on that row of x alone: not on the other rows, their number or the number of threads. So
+    A row of y depends on that row of x (and its modulation, gate and residual) alone: not on the other rows, their number or the number of threads. So
     sessions that share a call get the bytes they would get alone. On another instruction set they differ in
     rounding.
 
@@ -63,13 +63,27 @@ class PackedLinear:
         """A packed copy of a torch layer."""
         return cls(layer.weight, layer.bias, storage=storage)
 
-    def __call__(self, x: Tensor, *, activation: Activation | None = None, out: Tensor | None = None) -> Tensor:
-        """Applies the layer.
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        modulate: tuple[Tensor, Tensor] | None = None,
+        eps: float = 1e-5,
+        activation: Activation | None = None,
+        gate: Tensor | None = None,
+        residual: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Applies the layer; with ``modulate`` after ``adaln_modulate``, with ``gate`` inside ``gated_residual``.
 
         Args:
             x: (..., K) on the CPU; float32 with contiguous rows is read in place.
+            modulate: (shift, scale), float32 (B or 1, 1, K): x (B, T, K) is first layer-normed, scaled and shifted.
+            eps: of the layer norm.
             activation: "gelu_tanh" for ``gelu(y, approximate="tanh")``.
-            out: where to write, float32 (..., N) contiguous; not x.
+            gate, residual: float32 (B or 1, 1, N) and (B, T, N), both or neither: the result is
+                ``residual + gate * y``.
+            out: where to write, float32 (..., N) contiguous; may be ``residual``, not x.
 
         Returns:
             float32 (..., N).
@@ -77,7 +91,7 @@ class PackedLinear:
         Raises:
             ConfigError: on shapes, dtypes or devices that do not fit, or where a gradient is wanted.
         """
-        if x.shape[-1:] != (self.in_features,) or x.device.type != "cpu" or not x.is_floating_point():
+        if x.shape[-1:] != (self.in_features,) or not x.is_cpu or not x.is_floating_point():
             raise ConfigError(
                 f"x is {tuple(x.shape)} {x.dtype} on {x.device}", hint=f"(..., {self.in_features}) floats on the CPU"
             )
@@ -86,15 +100,40 @@ class PackedLinear:
         shape = (*x.shape[:-1], self.out_features)
         if out is None:
             out = torch.empty(shape)
-        elif out.shape != shape or out.dtype is not torch.float32 or not out.is_contiguous() or out.device != x.device:
+        elif out.shape != shape or out.dtype is not torch.float32 or not out.is_contiguous() or not out.is_cpu:
             raise ConfigError("out must be contiguous float32 of the result's shape", hint=f"torch.empty{shape}")
+        per_batch, modulation, gating = 1, None, None
+        if modulate is not None or gate is not None or residual is not None:
+            per_batch, modulation, gating = self._around(x, modulate, eps, gate, residual)
         x = float_rows("x", x)
         rows = x if x.ndim == 2 else x.reshape(-1, self.in_features)
         self._packed.apply(
             rows.shape[0], rows.data_ptr(), rows.stride(0), out.data_ptr(), self.out_features,
-            activation is not None,
+            activation is not None, per_batch, modulation, gating,
         )
         return out
+
+    def _around(self, x, modulate, eps, gate, residual):
+        """Rows per batch, and what the native call takes for modulation and gating."""
+        if x.ndim != 3 or (gate is None) != (residual is None):
+            raise ConfigError(
+                f"x is {tuple(x.shape)}, gate {'given' if gate is not None else 'missing'}",
+                hint="x (batch, tokens, features), and gate with residual",
+            )
+        batch, tokens, _ = x.shape
+        modulation = gating = None
+        if modulate is not None:
+            shift, scale = (_vector(name, v, batch, self.in_features) for name, v in zip(("shift", "scale"), modulate))
+            modulation = (shift, scale, eps)
+        if gate is not None:
+            if residual.shape != (batch, tokens, self.out_features) or residual.dtype is not torch.float32 \
+                    or not residual.is_cpu or not residual.is_contiguous():
+                raise ConfigError(
+                    f"residual is {tuple(residual.shape)} {residual.dtype}",
+                    hint=f"contiguous float32 {(batch, tokens, self.out_features)} on the CPU",
+                )
+            gating = (_vector("gate", gate, batch, self.out_features), (residual.data_ptr(), self.out_features))
+        return max(1, tokens), modulation, gating
 
     def weight(self) -> Tensor:
         """The weights as they are multiplied, float32 (N, K)."""
@@ -104,3 +143,14 @@ class PackedLinear:
 
     def __repr__(self) -> str:
         return f"PackedLinear({self.in_features} -> {self.out_features}, {self.storage})"
+
+
+def _vector(name: str, v: Tensor, batch: int, features: int) -> tuple[int, int]:
+    """(address, stride of batches) of a (B or 1, 1, F) tensor."""
+    fits = v.ndim == 3 and v.shape[0] in (1, batch) and v.shape[1:] == (1, features)
+    if not fits or v.dtype is not torch.float32 or not v.is_cpu or v.stride(2) != 1:
+        raise ConfigError(
+            f"{name} is {tuple(v.shape)} {v.dtype} on {v.device}",
+            hint=f"float32 ({batch} or 1, 1, {features}) on the CPU, contiguous channels",
+        )
+    return v.data_ptr(), v.stride(0) if v.shape[0] == batch else 0
