@@ -7,7 +7,8 @@
 //   |y - exact| <= scale_x / 2 * sum |w| + scale_w / 2 * sum |x| + inputs * scale_x * scale_w / 4, but for rounding.
 //   A row that holds an infinity or NaN becomes NaN.
 //
-// A row of y depends on that row of x (and its residual) alone: not on the other rows, their number, or the number of threads.
+// A row of y depends on that row of x (and its residual) alone: not on the other rows, their number, or the number of
+// threads.
 #pragma once
 
 #include <cstdint>

@@ -20,9 +20,9 @@ class PackedLinear:
     (largest magnitude = 127); about 1e-2 for normally distributed x and W, more where a row has outliers. A row
     with an infinity or NaN becomes NaN.
 
-    A row of y depends on that row of x (and its modulation, gate and residual) alone: not on the other rows, their number or the number of threads. So
-    sessions that share a call get the bytes they would get alone. On another instruction set they differ in
-    rounding.
+    A row of y depends on that row of x (and its modulation, gate and residual) alone: not on the other rows, their
+    number or the number of threads. So sessions that share a call get the bytes they would get alone. On another
+    instruction set they differ in rounding.
 
     Immutable; any number of threads may call it at once.
 
