@@ -70,7 +70,11 @@ def test_the_table_compares_with_native_and_the_ceilings(tmp_path):
         {"kind": "time", "op": "gated_residual", "case": "c", "way": "torch", "us": 8.0, "gbps": 1000.0},
     ):
         report.add(tmp_path, row)
+    elsewhere = {**report.rows(tmp_path)[-1], "op": "of another commit", "commit": "0000000"}
+    kept = (tmp_path / report.ROWS).read_text()
+    (tmp_path / report.ROWS).write_text(json.dumps(elsewhere) + "\n" + kept)
     assert report.write_table(tmp_path)
+    assert "another commit" not in (tmp_path / report.TABLE).read_text()
     table = (tmp_path / report.TABLE).read_text()
     assert "| segment_attention | c | native | 100.0 | 600 | 90 | 75% |  |" in table
     assert "| segment_attention | c | sdpa cudnn | 125.0 | 480 | 0 | 60% | 1.25 |" in table

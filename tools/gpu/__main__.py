@@ -6,7 +6,8 @@
 
 Wants nvcc (CUDA 12.4 or later), cmake, ninja and a Python with torch, numpy, transformers, pybind11 and pytest; wheels
 for what is missing go into a folder given by --wheels. A part that fails or runs out of time is recorded, and the
-next one runs. Results: JSON rows in ``rows.jsonl``, a table in ``table.md``, and a log of every part.
+next one runs. Results: JSON rows added to ``rows.jsonl``, a table of this commit's in ``table.md``, and a log of every
+part; STREAMCHAR_COMMIT names the commit where the checkout has no git.
 The exit status is 0 if every chosen part ran and succeeded.
 """
 from __future__ import annotations

@@ -66,13 +66,16 @@ def _output(command: list[str]) -> str:
 
 
 def write_table(out: Path) -> bool:
-    """Writes the last run's measurements as Markdown; False where there are none."""
+    """Writes the measurements of the last row's device and commit as Markdown; False where there are none."""
     found = rows(out)
+    if not found:
+        return False
+    last = found[-1]
+    found = [r for r in found if (r["device"], r["commit"]) == (last["device"], last["commit"])]
     timed = {(r["op"], r["case"], r["way"]): r for r in found if r["kind"] == "time"}
     if not timed:
         return False
     ceilings = {r["name"]: r["value"] for r in found if r["kind"] == "ceiling"}
-    last = found[-1]
     lines = [
         f"{last['device'] or 'no GPU'}, driver {last['driver']}, CUDA {last['nvcc']}, torch {last['torch']}, "
         f"commit {last['commit']}. Ceilings: "
