@@ -226,6 +226,11 @@ def test_packs_torch_layers_and_tells_its_size():
         assert relative_error(packed.weight(), linear.weight.double()) < 1e-2
 
 
+def test_it_pays_where_the_machine_has_narrow_products(linear_isa):
+    assert ops.PackedLinear.pays("bf16") == (linear_isa == "amx")
+    assert ops.PackedLinear.pays("int8") == (linear_isa not in ("generic", "avx2", "avx512"))
+
+
 def test_bad_calls_are_typed_errors():
     weight, bias = layer(fresh_generator(), 8, 6)
     packed = ops.PackedLinear(weight, bias)
@@ -236,6 +241,7 @@ def test_bad_calls_are_typed_errors():
         lambda: ops.PackedLinear(weight[:0]),
         lambda: ops.PackedLinear(weight * float("nan")),
         lambda: ops.PackedLinear(weight, storage="fp4"),
+        lambda: ops.PackedLinear.pays("fp4"),
         lambda: packed(x[:, 1:]),
         lambda: packed(x.int()),
         lambda: packed(x, activation="relu"),
