@@ -2,14 +2,9 @@
 
 The chain: RMSNorm and rotation of queries and keys, concatenation with the cached segments, one
 ``scaled_dot_product_attention``. It is given its cached keys at their final positions, so it has less to do
-than the op, which also turns the queries for three segments. Both run in turns in the same process, so a busy
-machine slows both. ``speedup_vs_torch`` is the ratio of the medians of those turns' wall times,
-``cpu_speedup_vs_torch`` that of their CPU times, which other processes disturb least.
+than the op, which also turns the queries for three segments.
 """
 from __future__ import annotations
-
-import statistics
-import time
 
 import pytest
 import torch
@@ -17,9 +12,10 @@ import torch
 from streamchar_rt import ops
 from streamchar_rt.ops import reference
 
+from .in_turns import take_turns, threads_set
+
 HEADS, HEAD_DIM, TOKENS = 4, 64, 272
 SEGMENTS = {"reference": (64, 48.0), "sink": (272, 32.0), "motion": (272, 16.0)}
-TURNS = 60
 
 
 class Layer:
@@ -71,39 +67,15 @@ class Layer:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype,limit", [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("dtype,limit", [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)], ids=["cpu-fp32", "cpu-bf16"])
 def test_segment_attention(benchmark, dtype, limit, threads):
     torch.manual_seed(torch.seed())
     layer = Layer(dtype)
-    before = torch.get_num_threads(), ops.kernels_in_use()["threads"]
-    torch.set_num_threads(threads)
-    ops.set_num_threads(threads)
-    try:
-        with torch.inference_mode():
-            wanted = layer.torch_chain()
-            assert float((layer.native() - wanted).norm() / wanted.norm()) < limit
-            wall: dict[str, list[float]] = {"native": [], "torch_chain": []}
-            cpu: dict[str, list[float]] = {"native": [], "torch_chain": []}
-            for _ in range(TURNS):
-                for name in wall:
-                    start, cpu_start = time.perf_counter(), time.process_time()
-                    getattr(layer, name)()
-                    cpu[name].append(time.process_time() - cpu_start)
-                    wall[name].append(time.perf_counter() - start)
-            benchmark(layer.native)
-    finally:
-        torch.set_num_threads(before[0])
-        ops.set_num_threads(before[1])
-    medians = {name: statistics.median(samples) for name, samples in wall.items()}
-    cpu_medians = {name: statistics.median(samples) for name, samples in cpu.items()}
+    with threads_set(threads), torch.inference_mode():
+        wanted = layer.torch_chain()
+        assert float((layer.native() - wanted).norm() / wanted.norm()) < limit
+        turns = take_turns({"native": layer.native, "torch": layer.torch_chain})
+        benchmark(layer.native)
     keys = TOKENS + sum(rows for rows, _ in SEGMENTS.values())
-    benchmark.extra_info.update(
-        speedup_vs_torch=medians["torch_chain"] / medians["native"],
-        cpu_speedup_vs_torch=cpu_medians["torch_chain"] / cpu_medians["native"],
-        best_speedup_vs_torch=min(wall["torch_chain"]) / min(wall["native"]),
-        native_us=medians["native"] * 1e6,
-        torch_us=medians["torch_chain"] * 1e6,
-        gflop_per_s=4e-9 * HEADS * HEAD_DIM * TOKENS * keys / medians["native"],
-        threads=threads,
-        isa=ops.kernels_in_use()["isa"],
-    )
+    work = 4e-9 * HEADS * HEAD_DIM * TOKENS * keys
+    benchmark.extra_info.update(turns.rows(), gflop_per_s=work / turns.median("native"), threads=threads)

@@ -1,7 +1,8 @@
 # Decides whether the CUDA kernels are built, and adds them to _native.
 #
 # Architectures go to nvcc per file as -gencode, because CMake's own list does not know every one that nvcc
-# does. The last one is kept as PTX too, for GPUs newer than any in the list.
+# does. The last one is kept as PTX too, for GPUs newer than any in the list. Instructions of sm_90a exist in no
+# other architecture, so that kernel is compiled for it alone; without 90 in the list it is left out.
 set(SC_CUDA_ARCHITECTURES "80;90" CACHE STRING "Compute capabilities the CUDA kernels are compiled for")
 
 set(cuda_reason "SC_CUDA=OFF")
@@ -30,9 +31,23 @@ if(cuda_found)
     set(newest ${architecture})
   endforeach()
   list(APPEND gencode "-gencode=arch=compute_${newest},code=compute_${newest}")
-  set(cuda_sources csrc/kernels/segment_attention_sm80.cu csrc/kernels/kv_append_sm80.cu)
-  target_sources(_native PRIVATE csrc/bindings/cuda.cc ${cuda_sources})
+  set(cuda_sources
+    csrc/kernels/segment_attention_sm80.cu
+    csrc/kernels/kv_append_sm80.cu
+    csrc/kernels/adaln_modulate_sm80.cu
+    csrc/kernels/gated_residual_sm80.cu
+    csrc/kernels/istft_overlap_add_sm80.cu)
   set_source_files_properties(${cuda_sources} PROPERTIES COMPILE_OPTIONS "${gencode}")
+  set(sm90a OFF)
+  if(90 IN_LIST SC_CUDA_ARCHITECTURES)
+    set(sm90a ON)
+    list(APPEND cuda_sources csrc/kernels/segment_attention_sm90.cu)
+    set_source_files_properties(csrc/kernels/segment_attention_sm90.cu
+      PROPERTIES COMPILE_OPTIONS "-gencode=arch=compute_90a,code=sm_90a")
+  endif()
+  target_sources(_native PRIVATE csrc/bindings/cuda.cc csrc/kernels/segment_attention_cuda.cc ${cuda_sources})
+  set_source_files_properties(csrc/bindings/cuda.cc csrc/kernels/segment_attention_cuda.cc PROPERTIES
+    COMPILE_DEFINITIONS "SC_SM90A=$<BOOL:${sm90a}>" INCLUDE_DIRECTORIES "${CUDAToolkit_INCLUDE_DIRS}")
   # The runtime is linked statically and the driver loaded on first use: the module imports without a GPU.
   set_target_properties(_native PROPERTIES
     CUDA_ARCHITECTURES OFF CUDA_RUNTIME_LIBRARY Static CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON)

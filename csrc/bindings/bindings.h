@@ -18,7 +18,7 @@ using Address = std::uintptr_t;
 inline const float* floats(Address address) { return reinterpret_cast<const float*>(address); }
 inline float* writable_floats(Address address) { return reinterpret_cast<float*>(address); }
 
-// (address, token stride, head stride)
+// (address, token stride, head stride); for RowView (address, batch stride, token stride)
 using View = std::tuple<Address, int64_t, int64_t>;
 
 inline TokenView token_view(const View& view) {
@@ -31,6 +31,9 @@ inline HeadNorm head_norm(Address weight, const std::vector<int32_t>& bounds, fl
 
 void bind_context(pybind11::module_& module);
 void bind_kernels(pybind11::module_& module);
+void bind_rows(pybind11::module_& module);
+void bind_istft(pybind11::module_& module);
+void bind_linear(pybind11::module_& module);
 void bind_machine(pybind11::module_& module);
 void bind_layout(pybind11::module_& module);
 void bind_cuda(pybind11::module_& module);  // only in builds with CUDA

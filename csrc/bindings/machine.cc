@@ -23,7 +23,7 @@ void bind_machine(py::module_& module) {
   module.def("set_isa", [](const std::string& name) {
     if (!set_isa(name)) throw py::value_error("instruction set not available: " + name);
   });
-  module.def("amx", &amx_available);
+  module.def("amx", [] { return current_isa() == CpuIsa::kAmx; });
   module.def("threads", [] { return ThreadPool::global().threads(); });
   module.def(
       "set_threads",

@@ -5,6 +5,9 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "Native core of streamchar_rt; use streamchar_rt.ops.";
   streamchar::bindings::bind_machine(module);
   streamchar::bindings::bind_kernels(module);
+  streamchar::bindings::bind_rows(module);
+  streamchar::bindings::bind_istft(module);
+  streamchar::bindings::bind_linear(module);
   streamchar::bindings::bind_context(module);
   streamchar::bindings::bind_layout(module);
 #if defined(SC_WITH_CUDA)

@@ -3,7 +3,6 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
-#include <utility>
 
 #include "kernels/cpu/cpu_kernels.h"
 
@@ -15,13 +14,35 @@
 namespace streamchar {
 namespace {
 
+constexpr CpuIsa kAllIsas[] = {CpuIsa::kGeneric,    CpuIsa::kAvx2,       CpuIsa::kAvx512,
+                               CpuIsa::kAvx512Vnni, CpuIsa::kAvx512Bf16, CpuIsa::kAmx};
+
+// Tile registers: the kernel hands out their state on request, once per process.
+bool amx_granted() {
+#if defined(SC_X86) && defined(__linux__)
+  uint32_t eax = 7, ebx, ecx = 0, edx;
+  asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+  constexpr uint32_t kNeeded = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, AMX-TILE, AMX-INT8
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return (edx & kNeeded) == kNeeded && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+// Each level needs the one before.
 bool machine_runs(CpuIsa isa) {
 #if defined(SC_X86)
   __builtin_cpu_init();
-  if (isa == CpuIsa::kAvx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == CpuIsa::kAvx512) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  switch (isa) {
+    case CpuIsa::kGeneric: return true;
+    case CpuIsa::kAvx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case CpuIsa::kAvx512:
+      return machine_runs(CpuIsa::kAvx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    case CpuIsa::kAvx512Vnni: return machine_runs(CpuIsa::kAvx512) && __builtin_cpu_supports("avx512vnni");
+    case CpuIsa::kAvx512Bf16: return machine_runs(CpuIsa::kAvx512Vnni) && __builtin_cpu_supports("avx512bf16");
+    case CpuIsa::kAmx: return machine_runs(CpuIsa::kAvx512Bf16) && amx_granted();
   }
 #endif
   return isa == CpuIsa::kGeneric;
@@ -39,25 +60,6 @@ std::atomic<CpuIsa>& chosen_isa() {
   return isa;
 }
 
-bool detect_amx() {
-#if defined(SC_X86) && defined(__linux__)
-  const auto leaf_7 = [](uint32_t subleaf) {
-    uint32_t eax = 7, ebx, ecx = subleaf, edx;
-    asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-    return std::pair{eax, edx};
-  };
-  constexpr uint32_t kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
-  const uint32_t amx = leaf_7(0).second;
-  if (!(amx & kAmxBf16) || !(amx & kAmxTile) || !machine_runs(CpuIsa::kAvx512)) return false;
-  if (!(leaf_7(1).first & kAvx512Bf16)) return false;
-  // The kernel hands out the tile registers' state on request, once per process.
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
-}
-
 }  // namespace
 
 std::string_view isa_name(CpuIsa isa) {
@@ -65,6 +67,9 @@ std::string_view isa_name(CpuIsa isa) {
     case CpuIsa::kGeneric: return "generic";
     case CpuIsa::kAvx2: return "avx2";
     case CpuIsa::kAvx512: return "avx512";
+    case CpuIsa::kAvx512Vnni: return "avx512_vnni";
+    case CpuIsa::kAvx512Bf16: return "avx512_bf16";
+    case CpuIsa::kAmx: return "amx";
   }
   return "";
 }
@@ -72,7 +77,7 @@ std::string_view isa_name(CpuIsa isa) {
 const std::vector<CpuIsa>& available_isas() {
   static const std::vector<CpuIsa> found = [] {
     std::vector<CpuIsa> isas;
-    for (const CpuIsa isa : {CpuIsa::kGeneric, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+    for (const CpuIsa isa : kAllIsas) {
       if (machine_runs(isa)) isas.push_back(isa);
     }
     return isas;
@@ -91,18 +96,10 @@ bool set_isa(std::string_view name) {
   return false;
 }
 
-bool amx_available() {
-  static const bool found = detect_amx();
-  return found;
-}
-
 const CpuKernels& cpu_kernels() {
 #if defined(SC_X86)
-  switch (current_isa()) {
-    case CpuIsa::kAvx512: return avx512::kKernels;
-    case CpuIsa::kAvx2: return avx2::kKernels;
-    case CpuIsa::kGeneric: break;
-  }
+  if (current_isa() >= CpuIsa::kAvx512) return avx512::kKernels;
+  if (current_isa() == CpuIsa::kAvx2) return avx2::kKernels;
 #endif
   return generic::kKernels;
 }

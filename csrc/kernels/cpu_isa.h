@@ -6,7 +6,9 @@
 
 namespace streamchar {
 
-enum class CpuIsa { kGeneric, kAvx2, kAvx512 };
+// From kAvx512 on each level adds instructions for products of narrow numbers: int8 (VNNI), bf16, then tiles of
+// both (AMX). Kernels without such products run their kAvx512 code there.
+enum class CpuIsa { kGeneric, kAvx2, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx };
 
 std::string_view isa_name(CpuIsa isa);
 
@@ -14,13 +16,10 @@ std::string_view isa_name(CpuIsa isa);
 const std::vector<CpuIsa>& available_isas();
 
 // The variant in use: the fastest available one, or what the environment variable STREAMCHAR_ISA
-// (generic, avx2, avx512) asked for when the library was loaded, as far as it is available.
+// (generic, avx2, avx512, avx512_vnni, avx512_bf16, amx) asked for when it was first needed, if available.
 CpuIsa current_isa();
 
 // For tests. False, and nothing changes, if the variant is not available.
 bool set_isa(std::string_view name);
-
-// Whether bf16 caches are multiplied by AMX tiles (otherwise they are widened to fp32 panel by panel).
-bool amx_available();
 
 }  // namespace streamchar

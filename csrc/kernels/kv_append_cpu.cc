@@ -1,22 +1,10 @@
 #include "kernels/kv_append.h"
 
-#include <cstring>
-
+#include "kernels/bfloat16.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/thread_pool.h"
 
 namespace streamchar {
-namespace {
-
-float widen(uint16_t bf16) {
-  const uint32_t bits = uint32_t{bf16} << 16;
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-}  // namespace
-
 void kv_append_cpu(const KvAppend& call) {
   auto* const panel_kernel = cpu_kernels().append_panel;
   const int panels = (call.tokens + kPanelTokens - 1) / kPanelTokens;
@@ -36,9 +24,9 @@ void kv_read_cpu(const void* panels, KvType type, int capacity, int tokens, int 
       const int row = t % kPanelTokens;
       for (int d = 0; d < head_dim; ++d) {
         const bool wide = type == KvType::kFloat32;
-        *key++ = wide ? f32[key_block + key_offset_f32(row, d)] : widen(bf16[key_block + key_offset_bf16(row, d)]);
+        *key++ = wide ? f32[key_block + key_offset_f32(row, d)] : from_bf16(bf16[key_block + key_offset_bf16(row, d)]);
         *value++ = wide ? f32[value_block + value_offset_f32(row, d, head_dim)]
-                        : widen(bf16[value_block + value_offset_bf16(row, d, head_dim)]);
+                        : from_bf16(bf16[value_block + value_offset_bf16(row, d, head_dim)]);
       }
     }
   }

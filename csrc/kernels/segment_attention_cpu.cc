@@ -11,7 +11,7 @@ void segment_attention_cpu(const SegmentAttention& call) {
   auto* block_kernel = cpu_kernels().attention_block;
   int block_rows = kBlockRows;
 #if defined(SC_X86)
-  if (call.type == KvType::kBFloat16 && current_isa() == CpuIsa::kAvx512 && amx_available()) {
+  if (call.type == KvType::kBFloat16 && current_isa() == CpuIsa::kAmx) {
     block_kernel = amx::attention_block;
     block_rows = kAmxBlockRows;
   }

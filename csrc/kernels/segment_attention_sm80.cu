@@ -213,10 +213,8 @@ int launch(const SegmentAttention& call, cudaStream_t stream) {
 
 }  // namespace
 
-int segment_attention(const SegmentAttention& call, void* stream) {
+int segment_attention_sm80(const SegmentAttention& call, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
-  if (call.tokens == 0) return cudaSuccess;
-  if (call.segment_count > kMaxSegments || call.norm.groups > kMaxGroups) return cudaErrorInvalidValue;
   if (call.head_dim == 64) return launch<64>(call, on);
   if (call.head_dim == 128) return launch<128>(call, on);
   return cudaErrorInvalidValue;

@@ -3,29 +3,18 @@
 // Tiles multiply 64 x 64 x 64 in a fraction of the time that its softmax takes, so the softmax is kept lean: a
 // cubic exp2 (its error is below that of the weights' rounding to bf16), and the running sums are rescaled only
 // where a row's maximum has grown by more than 2^8 since they were last.
-#define SC_ISA amx
-#include <immintrin.h>
-
+#include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/token_row.h"
 
 namespace streamchar::amx {
 namespace {
 
-constexpr int kTile = 16;             // rows of a tile; a tile row is 64 bytes
 constexpr int kDepth = 32;            // bf16 elements of a tile row, summed over
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kNoMaximum = -1e30f;
 constexpr float kGrowth = 8.0f;       // log2 of what weights may exceed 1 by
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {kTile, kTile, kTile, kTile, kTile, kTile, kTile, kTile};
-};
 
 template <int kDim>
 struct BlockState {
@@ -171,8 +160,7 @@ SC_INLINE void attend_panel(BlockState<kDim>& state, int rows, const uint16_t* k
 
 template <int kDim>
 void attention_block_of(const SegmentAttention& call, int head, int first_row) noexcept {
-  static const TileConfig config;
-  _tile_loadconfig(&config);
+  _tile_loadconfig(&kTileConfig);
   BlockState<kDim> state;
   const int rows = min(kAmxBlockRows, call.tokens - first_row);
   const float scale = kLog2E / __builtin_sqrtf(static_cast<float>(kDim));

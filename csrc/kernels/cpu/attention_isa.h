@@ -7,6 +7,7 @@
 #pragma once
 
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/row_tiles.h"
 #include "kernels/cpu/token_row.h"
 
 namespace streamchar::SC_ISA {
@@ -117,23 +118,6 @@ SC_INLINE void values_panel(const float (*weights)[kPanelTokens], const float* v
     for (int r = 0; r < kRows; ++r) {
       for (int c = 0; c < kTileVectors; ++c) store(&sum[r][first + c * kLanes], total[r][c]);
     }
-  }
-}
-
-// Calls body.template operator()<tile rows>(first row) for tiles that cover `rows`.
-template <typename Body>
-SC_INLINE void for_each_tile(int rows, const Body& body) {
-  int row = 0;
-  for (; row + kTileRows <= rows; row += kTileRows) body.template operator()<kTileRows>(row);
-  switch (rows - row) {
-    case 1: return body.template operator()<1>(row);
-    case 2: return body.template operator()<2>(row);
-    case 3: return body.template operator()<3>(row);
-    default: break;
-  }
-  if constexpr (kTileRows > 4) {
-    if (rows - row == 4) body.template operator()<4>(row);
-    if (rows - row == 5) body.template operator()<5>(row);
   }
 }
 

@@ -1,8 +1,12 @@
 // What each instruction set's objects offer to the dispatching code: one work item per call, no threads.
 #pragma once
 
+#include "kernels/adaln_modulate.h"
 #include "kernels/cpu_isa.h"
+#include "kernels/gated_residual.h"
+#include "kernels/istft_overlap_add.h"
 #include "kernels/kv_append.h"
+#include "kernels/packed_linear.h"
 #include "kernels/segment_attention.h"
 
 namespace streamchar {
@@ -11,11 +15,39 @@ namespace streamchar {
 inline constexpr int kBlockRows = 48;
 inline constexpr int kAmxBlockRows = 64;
 
+// Rows and tiles of outputs that one work item of packed_linear handles.
+struct LinearBlock {
+  int first_row;
+  int rows;        // at most kLinearRows
+  int first_tile;  // a multiple of kLinearTiles
+  int tiles;       // a multiple of kLinearTiles, or what is left (even)
+};
+inline constexpr int kLinearRows = 48;
+inline constexpr int kLinearTiles = 4;
+inline constexpr int kAmxLinearRows = 32;
+
+using LinearKernel = void (*)(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
+                              void* scratch) noexcept;
+
+// Scratch of any LinearKernel, in floats: its own, then the modulated rows.
+inline constexpr int kLinearOwnRows = 64 + kLinearRows;
+inline int64_t linear_scratch_bytes(const PackedWeights& weights) {
+  return int64_t{kLinearOwnRows + kLinearRows} * weights.padded_inputs * 4;
+}
+
 struct CpuKernels {
+  int lanes;  // floats in a vector
   // Attention of query rows [first_row, first_row + kBlockRows) of a head.
   void (*attention_block)(const SegmentAttention& call, int head, int first_row) noexcept;
   // Tokens [64 * panel, 64 * panel + 64) of a head into their panel.
   void (*append_panel)(const KvAppend& call, int head, int panel) noexcept;
+  void (*adaln_row)(const AdalnModulate& call, int batch, int token) noexcept;
+  void (*gated_row)(const GatedResidual& call, int batch, int token) noexcept;
+  // See cpu/istft_isa.h.
+  void (*istft_transform)(const IstftOverlapAdd& call, const float* turns, int batch, int first, float* scratch,
+                          float* pieces) noexcept;
+  void (*istft_add)(const IstftOverlapAdd& call, const float* pieces, int batch, int block) noexcept;
+  LinearKernel linear_block;
 };
 
 namespace generic { extern const CpuKernels kKernels; }
@@ -23,8 +55,19 @@ namespace generic { extern const CpuKernels kKernels; }
 namespace avx2 { extern const CpuKernels kKernels; }
 namespace avx512 { extern const CpuKernels kKernels; }
 namespace amx {
-// Like CpuKernels::attention_block, for bf16 panels and kAmxBlockRows rows. Only where amx_available().
+// Like CpuKernels::attention_block, for bf16 panels and kAmxBlockRows rows. Only at CpuIsa::kAmx.
 void attention_block(const SegmentAttention& call, int head, int first_row) noexcept;
+// Of both storages, at most kAmxLinearRows rows.
+void linear_block(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
+                  void* scratch) noexcept;
+}
+namespace avx512_vnni {  // int8 storage, from CpuIsa::kAvx512Vnni on
+void linear_block(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
+                  void* scratch) noexcept;
+}
+namespace avx512_bf16 {  // bf16 storage, from CpuIsa::kAvx512Bf16 on
+void linear_block(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
+                  void* scratch) noexcept;
 }
 #endif
 

@@ -1,6 +1,9 @@
 // Compiled once per instruction set, with its flags and -DSC_ISA=<name>.
 #include "kernels/cpu/attention_isa.h"
+#include "kernels/cpu/istft_isa.h"
 #include "kernels/cpu/kv_append_isa.h"
+#include "kernels/cpu/linear_isa.h"
+#include "kernels/cpu/rows_isa.h"
 
 namespace streamchar::SC_ISA {
 namespace {
@@ -11,9 +14,36 @@ void attention_block(const SegmentAttention& call, int head, int first_row) noex
 
 void append_panel(const KvAppend& call, int head, int panel) noexcept { append_panel_any(call, head, panel); }
 
+void adaln_row(const AdalnModulate& call, int batch, int token) noexcept { adaln_row_any(call, batch, token); }
+
+void gated_row(const GatedResidual& call, int batch, int token) noexcept { gated_row_any(call, batch, token); }
+
+void istft_transform(const IstftOverlapAdd& call, const float* turns, int batch, int first, float* scratch,
+                     float* pieces) noexcept {
+  istft_transform_any(call, turns, batch, first, scratch, pieces);
+}
+
+void istft_add(const IstftOverlapAdd& call, const float* pieces, int batch, int block) noexcept {
+  istft_add_any(call, pieces, batch, block);
+}
+
+void linear_block(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
+                  void* scratch) noexcept {
+  linear_block_any(weights, call, block, scratch);
+}
+
 }  // namespace
 
 extern const CpuKernels kKernels;
-const CpuKernels kKernels = {attention_block, append_panel};
+const CpuKernels kKernels = {
+    .lanes = kLanes,
+    .attention_block = attention_block,
+    .append_panel = append_panel,
+    .adaln_row = adaln_row,
+    .gated_row = gated_row,
+    .istft_transform = istft_transform,
+    .istft_add = istft_add,
+    .linear_block = linear_block,
+};
 
 }  // namespace streamchar::SC_ISA

@@ -1,18 +1,11 @@
 // kv_append of one panel, for the instruction set of this translation unit.
 #pragma once
 
+#include "kernels/bfloat16.h"
 #include "kernels/cpu/token_row.h"
 #include "kernels/kv_append.h"
 
 namespace streamchar::SC_ISA {
-
-// Nearest, ties to even; NaN stays NaN.
-SC_INLINE uint32_t to_bf16(float x) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &x, sizeof bits);
-  const uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1)) >> 16;
-  return (bits & 0x7FFFFFFFu) > 0x7F800000u ? bits >> 16 | 0x40u : rounded;
-}
 
 // out[c][t] = in[t][c] for a panel's 64 tokens and kColumns words of 32 bits.
 template <int kColumns>

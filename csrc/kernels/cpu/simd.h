@@ -39,7 +39,10 @@ SC_INLINE Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 SC_INLINE Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 SC_INLINE Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 SC_INLINE Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+SC_INLINE Vec div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 SC_INLINE Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+SC_INLINE Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+SC_INLINE Vec nearest(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 SC_INLINE float reduce_add(Vec a) { return _mm512_reduce_add_ps(a.v); }
 SC_INLINE float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
 
@@ -68,6 +71,15 @@ SC_INLINE void widen_pairs(const uint16_t* p, Vec& first, Vec& second) {
   const __m512i x = _mm512_loadu_si512(p);
   first.v = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
   second.v = _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
+}
+
+// Splits kLanes interleaved groups of four int8.
+SC_INLINE void widen_quads(const int8_t* p, Vec (&out)[4]) {
+  const __m512i x = _mm512_loadu_si512(p);
+  out[0].v = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 24), 24));
+  out[1].v = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 16), 24));
+  out[2].v = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 8), 24));
+  out[3].v = _mm512_cvtepi32_ps(_mm512_srai_epi32(x, 24));
 }
 
 // out[c][r] = in[r][c], 16 x 16 words; strides in words.
@@ -121,7 +133,10 @@ SC_INLINE Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 SC_INLINE Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 SC_INLINE Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 SC_INLINE Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+SC_INLINE Vec div(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 SC_INLINE Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+SC_INLINE Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+SC_INLINE Vec nearest(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 
 SC_INLINE float reduce_add(Vec a) {
   __m128 x = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
@@ -162,6 +177,14 @@ SC_INLINE void widen_pairs(const uint16_t* p, Vec& first, Vec& second) {
   second.v = _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xFFFF0000u))));
 }
 
+SC_INLINE void widen_quads(const int8_t* p, Vec (&out)[4]) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  out[0].v = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 24), 24));
+  out[1].v = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 16), 24));
+  out[2].v = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 8), 24));
+  out[3].v = _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 24));
+}
+
 #else
 
 typedef float Float4 __attribute__((vector_size(16)));
@@ -186,7 +209,14 @@ SC_INLINE Vec add(Vec a, Vec b) { return {a.v + b.v}; }
 SC_INLINE Vec sub(Vec a, Vec b) { return {a.v - b.v}; }
 SC_INLINE Vec mul(Vec a, Vec b) { return {a.v * b.v}; }
 SC_INLINE Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
+SC_INLINE Vec div(Vec a, Vec b) { return {a.v / b.v}; }
 SC_INLINE Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
+SC_INLINE Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
+// Of numbers below 2^22: adding and taking away 1.5 * 2^23 rounds.
+SC_INLINE Vec nearest(Vec a) {
+  const Float4 big = broadcast(12582912.0f).v;
+  return {(a.v + big) - big};
+}
 SC_INLINE float reduce_add(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 SC_INLINE float reduce_max(Vec a) {
   const float x = a.v[0] > a.v[1] ? a.v[0] : a.v[1], y = a.v[2] > a.v[3] ? a.v[2] : a.v[3];
@@ -200,9 +230,7 @@ SC_INLINE Vec keep_first(Vec a, int count, float fill) {
 
 SC_INLINE Vec exp2(Vec a) {
   const Float4 x = max(a, broadcast(kExp2Min)).v;
-  // Adding and taking away 1.5 * 2^23 rounds to the nearest whole number.
-  const Float4 big = broadcast(12582912.0f).v;
-  const Float4 n = (x + big) - big;
+  const Float4 n = nearest({x}).v;
   const Vec f = {x - n};
   Vec p = broadcast(kExp2[0]);
   for (int i = 1; i < 6; ++i) p = fma(p, f, broadcast(kExp2[i]));
@@ -225,6 +253,15 @@ SC_INLINE void widen_pairs(const uint16_t* p, Vec& first, Vec& second) {
   const UInt4 low = x << 16, high = x & 0xFFFF0000u;
   __builtin_memcpy(&first.v, &low, sizeof low);
   __builtin_memcpy(&second.v, &high, sizeof high);
+}
+
+SC_INLINE void widen_quads(const int8_t* p, Vec (&out)[4]) {
+  Int4 x;
+  __builtin_memcpy(&x, p, sizeof x);
+  out[0].v = __builtin_convertvector((x << 24) >> 24, Float4);
+  out[1].v = __builtin_convertvector((x << 16) >> 24, Float4);
+  out[2].v = __builtin_convertvector((x << 8) >> 24, Float4);
+  out[3].v = __builtin_convertvector(x >> 24, Float4);
 }
 
 #endif

@@ -19,14 +19,12 @@ __device__ __forceinline__ const uint32_t* head_row(const TokenView& view, int t
                                            head * view.head_stride);
 }
 
-// Channel pair `lane + 32 * i` of the ready row, packed: normalised, turned by the rope and, if given, `shift`.
+// Channel pairs `lane + 32 * i` of the row, normalised and turned by the rope.
 template <int kDim>
-__device__ __forceinline__ void ready_row(const TokenView& view, const HeadNorm& norm, const float* rope,
-                                          const float* shift, int token, int head, int lane,
-                                          uint32_t (&packed)[kDim / 64]) {
+__device__ __forceinline__ void base_row(const TokenView& view, const HeadNorm& norm, const float* rope, int token,
+                                         int head, int lane, Pair (&x)[kDim / 64]) {
   constexpr int kPairs = kDim / 64;
   const uint32_t* row = head_row(view, token, head);
-  Pair x[kPairs];
   float squares = 0.0f;
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
@@ -42,10 +40,21 @@ __device__ __forceinline__ void ready_row(const TokenView& view, const HeadNorm&
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
     const int pair = lane + 32 * i;
-    Pair y = {x[i].x * inverse * weight[pair].x, x[i].y * inverse * weight[pair].y};
-    y = rotate_pair(y, turn[pair]);
-    if (shift) y = rotate_pair(y, reinterpret_cast<const Pair*>(shift)[pair]);
-    packed[i] = pack_bf16(y.x, y.y);
+    x[i] = rotate_pair({x[i].x * inverse * weight[pair].x, x[i].y * inverse * weight[pair].y}, turn[pair]);
+  }
+}
+
+// The same pairs packed, turned once more by `shift` if it is given.
+template <int kDim>
+__device__ __forceinline__ void ready_row(const TokenView& view, const HeadNorm& norm, const float* rope,
+                                          const float* shift, int token, int head, int lane,
+                                          uint32_t (&packed)[kDim / 64]) {
+  Pair x[kDim / 64];
+  base_row<kDim>(view, norm, rope, token, head, lane, x);
+#pragma unroll
+  for (int i = 0; i < kDim / 64; ++i) {
+    if (shift) x[i] = rotate_pair(x[i], reinterpret_cast<const Pair*>(shift)[lane + 32 * i]);
+    packed[i] = pack_bf16(x[i].x, x[i].y);
   }
 }
 

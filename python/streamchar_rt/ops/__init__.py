@@ -6,16 +6,23 @@ from .attention import append, attend
 from .context_cache import ContextCache, Snapshot
 from .functional import normalize_rotate, segment_attention
 from .machine import kernels_in_use, set_num_threads
+from .modulation import adaln_modulate, gated_residual
 from .norm import QkNorm
+from .packed_linear import PackedLinear
 from .rope import Rope, rope_frequencies
+from .synthesis import istft_overlap_add
 
 __all__ = [
     "ContextCache",
+    "PackedLinear",
     "QkNorm",
     "Rope",
     "Snapshot",
+    "adaln_modulate",
     "append",
     "attend",
+    "gated_residual",
+    "istft_overlap_add",
     "kernels_in_use",
     "normalize_rotate",
     "reference",

@@ -24,6 +24,10 @@ native: ModuleType | None = _module
 Strided = tuple[int, int, int]
 
 
+def needs_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
 def cpu_reason_against(dtype: torch.dtype, head_dim: int) -> str | None:
     """None where the CPU kernels serve this, else why they do not."""
     if native is None:
@@ -72,9 +76,17 @@ def cuda_reason_against(dtype: torch.dtype, head_dim: int) -> str | None:
         return f"CUDA kernels work in bfloat16, not {dtype}"
     if head_dim not in (64, 128):
         return f"head_dim {head_dim} is not 64 or 128"
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
-        return "no GPU of compute capability 8.0 or later"
-    return None
+    return None if _gpu_serves() else "no GPU of compute capability 8.0 or later"
+
+
+def _gpu_serves() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def cuda_rows_served(dtype: torch.dtype) -> bool:
+    """Whether the CUDA kernels of rows (adaln_modulate and its like) take this dtype here."""
+    built = native is not None and bool(native.cuda_architectures)
+    return built and dtype in (torch.float32, torch.bfloat16) and _gpu_serves()
 
 
 def _device_rows(x: Tensor) -> Tensor:
@@ -98,9 +110,11 @@ def cuda_kv_append(k: Tensor, v: Tensor, norm: QkNorm, rope: Rope) -> tuple[Tens
 
 def cuda_attention(
     q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], weight: Tensor, bounds: Sequence[int], rope: Rope,
-    distances: Sequence[float], eps: float,
+    distances: Sequence[float], eps: float, path: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """bfloat16 segment_attention and its log-sum-exp on the current stream; rope on q's device.
+
+    ``path``: "sm80" or "sm90" (Hopper alone) force a kernel, for tests and benchmarks.
 
     Raises:
         ConfigError: for more segments or token groups than the kernel takes.
@@ -122,6 +136,6 @@ def cuda_attention(
                 (strided(k), strided(v), k.shape[0], 0 if s is None else s.data_ptr())
                 for (k, v), s in zip(rows, shifts)
             ],
-            out.data_ptr(), lse.data_ptr(), torch.cuda.current_stream().cuda_stream,
+            out.data_ptr(), lse.data_ptr(), torch.cuda.current_stream().cuda_stream, path,
         )
     return out, lse

@@ -13,19 +13,10 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from . import reference
+from ._library import register
 from ._native import cpu_reason_against, cuda_attention, cuda_reason_against, float_rows, native, strided, weight_rows
 from .norm import check_groups
 from .rope import Rope
-
-_library = torch.library.Library("streamchar", "DEF")
-_library.define(
-    "segment_attention(Tensor q, Tensor weight, int[] bounds, Tensor positions, Tensor freqs, Tensor axes, "
-    "Tensor[] keys, Tensor[] values, float[] distances, float eps) -> (Tensor, Tensor)"
-)
-_library.define(
-    "normalize_rotate(Tensor x, Tensor weight, int[] bounds, Tensor positions, Tensor freqs, Tensor axes, "
-    "float eps) -> Tensor"
-)
 
 
 def normalize_rotate(
@@ -145,12 +136,15 @@ def _op_normalize_rotate(
     return normalize_rotate(x, weight, bounds, Rope(positions, freqs, axes), eps)
 
 
-for _key in ("CPU", "CUDA"):
-    _library.impl("segment_attention", _op_segment_attention, _key)
-    _library.impl("normalize_rotate", _op_normalize_rotate, _key)
-_library.impl(
-    "segment_attention",
+register(
+    "segment_attention(Tensor q, Tensor weight, int[] bounds, Tensor positions, Tensor freqs, Tensor axes, "
+    "Tensor[] keys, Tensor[] values, float[] distances, float eps) -> (Tensor, Tensor)",
+    _op_segment_attention,
     lambda q, *_: (torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(q.shape[:-1])),
-    "Meta",
 )
-_library.impl("normalize_rotate", lambda x, *_: torch.empty_like(x, memory_format=torch.contiguous_format), "Meta")
+register(
+    "normalize_rotate(Tensor x, Tensor weight, int[] bounds, Tensor positions, Tensor freqs, Tensor axes, "
+    "float eps) -> Tensor",
+    _op_normalize_rotate,
+    lambda x, *_: torch.empty_like(x, memory_format=torch.contiguous_format),
+)

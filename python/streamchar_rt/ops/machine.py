@@ -10,8 +10,9 @@ from ._native import load_error, native
 def kernels_in_use() -> dict[str, Any]:
     """Facts for logs and reports.
 
-    Keys: native (bool), isa, available_isas, amx, threads, cuda_built, cuda_architectures; without the native
-    module only ``native`` False and ``reason``.
+    Keys: native (bool), isa (in use: generic, avx2, avx512, avx512_vnni, avx512_bf16 or amx), available_isas, amx
+    (whether tiles are in use), threads, cuda_built, cuda_architectures; without the native module only ``native``
+    False and ``reason``.
     """
     if native is None:
         return {"native": False, "reason": str(load_error)}

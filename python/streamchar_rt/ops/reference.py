@@ -1,7 +1,7 @@
 """Plain torch definitions of the ops: what the native kernels must equal.
 
-Every function takes any floating dtype and leading batch dimensions and is differentiable.
-Shapes: q, k, v are (..., tokens, heads, head_dim).
+Every function takes any floating dtype and is differentiable. Shapes: q, k, v are (..., tokens, heads, head_dim)
+with any leading batch dimensions.
 """
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .rope import Rope
@@ -96,9 +97,51 @@ def segment_attention_sdpa(
     """
     moved = [rotate(k, rope.shift(-d, k.dtype, k.device)) for k, d in zip(keys, distances, strict=True)]
     query = normalize_rotate(q, weight, bounds, rope, eps)
-    out = torch.nn.functional.scaled_dot_product_attention(
+    out = F.scaled_dot_product_attention(
         query.transpose(-2, -3),
         torch.cat(moved, -3).transpose(-2, -3),
         torch.cat(list(values), -3).transpose(-2, -3),
     )
     return out.transpose(-2, -3)
+
+
+def adaln_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-5) -> Tensor:
+    """Layer norm without weights, then adaLN: ``layer_norm(x) * (1 + scale) + shift``.
+
+    x (B, T, d); shift and scale (B or 1, T or 1, d).
+    """
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+
+
+def gated_residual(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
+    """``x + gate * update``: x and update (B, T, d), gate (B or 1, T or 1, d)."""
+    return x + gate * update
+
+
+def istft_overlap_add(
+    frames: Tensor, window: Tensor, hop: int, tail: Tensor, weight: Tensor, floor: float = 1e-3
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Streaming inverse STFT: the samples that the next frames complete.
+
+    Args:
+        frames: complex (B, N // 2 + 1, T), half spectra of the next T frames.
+        window: (N,).
+        hop: samples from one frame to the next, 1 to N.
+        tail: (B, N - hop), the windowed sum so far of the samples that are not yet complete.
+        weight: (N - hop,), the sum of squared windows of the same samples.
+        floor: least divisor.
+
+    Returns:
+        ``samples`` (B, hop * T), and the next call's ``tail`` and ``weight``.
+    """
+    size, count = window.shape[0], frames.shape[-1]
+    done, rest = hop * count, size - hop
+    total = F.pad(tail, (0, done))
+    weights = F.pad(weight, (0, done))
+    if count:
+        pieces = torch.fft.irfft(frames, size, dim=1) * window[:, None]                        # (B, N, T)
+        squares = window.square()[None, :, None].expand(1, -1, count)
+        shape = (1, done + rest)
+        total = total + F.fold(pieces, shape, (1, size), stride=(1, hop))[:, 0, 0]
+        weights = weights + F.fold(squares, shape, (1, size), stride=(1, hop))[0, 0, 0]
+    return total[:, :done] / weights[:done].clamp(min=floor), total[:, done:], weights[done:]

@@ -1,0 +1,98 @@
+// What packed_linear does to its inputs and its sums, for the instruction set of this translation unit.
+#pragma once
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/modulate_row.h"
+
+namespace streamchar::SC_ISA {
+
+struct InputRows {
+  const float* data;
+  int64_t stride;
+  SC_HOST_DEVICE const float* row(int r) const { return data + r * stride; }
+};
+
+// The block's rows as they are multiplied: where they lie, or modulated in the scratch.
+SC_INLINE InputRows input_rows(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
+                               void* scratch) {
+  const InputRows given = {call.x + block.first_row * call.x_stride, call.x_stride};
+  if (!call.shift.data) return given;
+  const int64_t stride = weights.padded_inputs;
+  float* modulated = static_cast<float*>(scratch) + kLinearOwnRows * stride;
+  for (int r = 0; r < block.rows; ++r) {
+    const int row = block.first_row + r;
+    modulate_row(given.row(r), call.shift.of(row, call.rows_per_batch), call.scale.of(row, call.rows_per_batch),
+                 weights.inputs, call.eps, modulated + r * stride);
+  }
+  return {modulated, stride};
+}
+
+// x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2, as x / (1 + 2^e).
+SC_INLINE Vec gelu_tanh(Vec x) {
+  constexpr float kSlope = -2.3022082f;  // -2 sqrt(2 / pi) log2(e)
+  const Vec e = mul(x, fma(mul(x, x), broadcast(0.044715f * kSlope), broadcast(kSlope)));
+  return div(x, add(exp2(min(e, broadcast(126.0f))), broadcast(1.0f)));
+}
+
+// Turns the sums of stored numbers of one row into outputs [first, first + width); width: 16 at most, in vectors.
+SC_INLINE void finish_outputs(const PackedWeights& weights, const LinearCall& call, int row, int first, int width,
+                              const float* sums, float row_scale) {
+  const int count = min(width, weights.outputs - first);
+  if (count <= 0) return;
+  alignas(64) float finished[kTileOutputs];
+  float* y = call.y + row * call.y_stride + first;
+  float* target = count == width ? y : finished;
+  const float* gate = nullptr;
+  const float* residual = nullptr;
+  alignas(64) float gate_part[kTileOutputs] = {}, residual_part[kTileOutputs] = {};
+  if (call.gate.data) {
+    gate = call.gate.of(row, call.rows_per_batch) + first;
+    residual = call.residual + row * call.residual_stride + first;
+    if (count < width) {
+      __builtin_memcpy(gate_part, gate, sizeof(float) * count);
+      __builtin_memcpy(residual_part, residual, sizeof(float) * count);
+      gate = gate_part;
+      residual = residual_part;
+    }
+  }
+  for (int n = 0; n < width; n += kLanes) {
+    Vec sum = load(sums + n);
+    if (weights.storage == LinearStorage::kInt8) {
+      sum = mul(sum, mul(load(weights.scale + first + n), broadcast(row_scale)));
+    }
+    sum = add(sum, load(weights.bias + first + n));
+    if (call.activation == Activation::kGeluTanh) sum = gelu_tanh(sum);
+    if (gate) sum = fma(load(gate + n), sum, load(residual + n));
+    store(target + n, sum);
+  }
+  if (target != y) __builtin_memcpy(y, finished, sizeof(float) * count);
+}
+
+// The largest magnitude as bits, so that a NaN counts as larger than any number.
+SC_INLINE uint32_t largest_bits(const float* x, int count) {
+  uint32_t largest = 0;
+  for (int k = 0; k < count; ++k) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + k, sizeof bits);
+    bits &= 0x7FFFFFFFu;
+    largest = bits > largest ? bits : largest;
+  }
+  return largest;
+}
+
+// How a row becomes int8: x * inverse, and back by scale. NaN as scale marks a row that is not finite.
+struct RowScale {
+  float scale;
+  float inverse;
+};
+
+SC_INLINE RowScale row_scale(const float* x, int count) {
+  const uint32_t bits = largest_bits(x, count);
+  if (bits >= 0x7F800000u) return {__builtin_nanf(""), 0.0f};
+  float largest;
+  __builtin_memcpy(&largest, &bits, sizeof largest);
+  if (largest < 1e-35f) return {0.0f, 0.0f};  // so that the inverse is finite
+  return {largest / 127.0f, 127.0f / largest};
+}
+
+}  // namespace streamchar::SC_ISA

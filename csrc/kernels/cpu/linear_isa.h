@@ -1,0 +1,105 @@
+// packed_linear without narrow products, for the instruction set of this translation unit: weights are widened to
+// float32 panel by panel, and inputs stay float32 (of int8 storage: whole numbers, whose sums are exact up to 1040
+// inputs).
+#pragma once
+
+#include "kernels/cpu/linear_finish.h"
+#include "kernels/cpu/row_tiles.h"
+
+namespace streamchar::SC_ISA {
+
+static constexpr int kPanelOutputs = kTileVectors * kLanes;
+
+// wide[input][kPanelOutputs] of `outputs` outputs from `first` on.
+SC_INLINE void widen_outputs(const PackedWeights& weights, int first, int outputs, float* wide) {
+  const int group = weights.group();
+  for (int k = 0; k < weights.inputs; k += group) {
+    for (int n = 0; n < outputs; n += kLanes) {
+      const int64_t at = weights.offset(first + n, k);
+      float* target = wide + int64_t{k} * kPanelOutputs + n;
+      if (weights.storage == LinearStorage::kBFloat16) {
+        Vec even, odd;
+        widen_pairs(static_cast<const uint16_t*>(weights.data) + at, even, odd);
+        store(target, even);
+        store(target + kPanelOutputs, odd);
+      } else {
+        Vec quad[4];
+        widen_quads(static_cast<const int8_t*>(weights.data) + at, quad);
+        for (int i = 0; i < 4; ++i) store(target + i * kPanelOutputs, quad[i]);
+      }
+    }
+  }
+}
+
+// sums[r][n] = dot(x[r], output n) for kVectors vectors of a panel.
+template <int kRows, int kVectors>
+SC_INLINE void multiply_rows(const float* x, int64_t x_stride, int inputs, const float* wide,
+                             float (*sums)[kPanelOutputs]) {
+  Vec sum[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kVectors; ++c) sum[r][c] = broadcast(0.0f);
+  }
+  for (int k = 0; k < inputs; ++k, wide += kPanelOutputs) {
+    Vec w[kVectors];
+    for (int c = 0; c < kVectors; ++c) w[c] = load(wide + c * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Vec value = broadcast(x[r * x_stride + k]);
+#pragma GCC unroll 4
+      for (int c = 0; c < kVectors; ++c) sum[r][c] = fma(value, w[c], sum[r][c]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kVectors; ++c) store(&sums[r][c * kLanes], sum[r][c]);
+  }
+}
+
+// out = the whole numbers that x is rounded to, as floats. Returns the scale back.
+SC_INLINE float round_row(const float* x, int count, float* out) {
+  const RowScale scale = row_scale(x, count);
+  const Vec inverse = broadcast(scale.inverse);
+  const int whole = count - count % kLanes;
+  for (int k = 0; k < whole; k += kLanes) store(out + k, nearest(mul(load(x + k), inverse)));
+  if (whole < count) {
+    alignas(64) float rest[kLanes] = {};
+    __builtin_memcpy(rest, x + whole, sizeof(float) * (count - whole));
+    store(rest, nearest(mul(load(rest), inverse)));
+    __builtin_memcpy(out + whole, rest, sizeof(float) * (count - whole));
+  }
+  return scale.scale;
+}
+
+SC_INLINE void linear_block_any(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
+                                void* scratch) {
+  auto* wide = static_cast<float*>(scratch);
+  InputRows x = input_rows(weights, call, block, scratch);
+  float scales[kLinearRows] = {};
+  if (weights.storage == LinearStorage::kInt8) {
+    float* rounded = wide + int64_t{64} * weights.padded_inputs;
+    for (int r = 0; r < block.rows; ++r) {
+      scales[r] = round_row(x.row(r), weights.inputs, rounded + int64_t{r} * weights.padded_inputs);
+    }
+    x = {rounded, weights.padded_inputs};
+  }
+  const int last = (block.first_tile + block.tiles) * kTileOutputs;
+  for (int first = block.first_tile * kTileOutputs; first < last; first += kPanelOutputs) {
+    const int outputs = min(kPanelOutputs, last - first);
+    widen_outputs(weights, first, outputs, wide);
+    alignas(64) float sums[kLinearRows][kPanelOutputs];
+    for_each_tile(block.rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
+      if (outputs == kPanelOutputs) {
+        multiply_rows<kRows, kTileVectors>(x.row(row), x.stride, weights.inputs, wide, sums + row);
+      } else {
+        multiply_rows<kRows, kTileVectors / 2>(x.row(row), x.stride, weights.inputs, wide, sums + row);
+      }
+    });
+    for (int r = 0; r < block.rows; ++r) {
+      for (int n = 0; n < outputs; n += kTileOutputs) {
+        finish_outputs(weights, call, block.first_row + r, first + n, min(kTileOutputs, outputs), &sums[r][n],
+                       scales[r]);
+      }
+    }
+  }
+}
+
+}  // namespace streamchar::SC_ISA

@@ -1,0 +1,146 @@
+"""The GPU command, as far as it goes without a GPU; and the machine code of the kernels, where it was built."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from streamchar_rt.ops._native import native
+from tools.gpu import __main__ as command
+from tools.gpu import report, sass
+from tools.gpu.parts import PARTS, ROOT, Part, chosen
+from tools.gpu.problems import AttentionProblem
+
+
+def test_the_plan_fits_ten_minutes_and_names_every_part(capsys):
+    assert command.main(["--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert sum(part.seconds for part in PARTS) <= 600
+    for part in PARTS:
+        assert part.name in printed and f"{part.seconds} s" in printed
+
+
+def test_parts_are_chosen_in_running_order():
+    assert [p.name for p in chosen("bench, build")] == ["build", "bench"]
+    assert chosen(None) == list(PARTS)
+    for bad in ("nothing", "build,nothing", ""):
+        with pytest.raises(ValueError):
+            chosen(bad)
+    with pytest.raises(SystemExit):
+        command.main(["--parts", "nothing", "--dry-run"])
+
+
+def run_parts(monkeypatch, tmp_path, scripts, gpu=True, budget=60):
+    """Runs stand-ins: name -> (script, limit in seconds)."""
+    parts = [Part(name, "", limit, lambda out, build, s=script: [sys.executable, "-c", s]) for name, (script, limit)
+             in scripts.items()]
+    monkeypatch.setattr(command, "chosen", lambda names: parts)
+    monkeypatch.setattr(report, "gpu_present", lambda: gpu)
+    code = command.main(["--out", str(tmp_path), "--build", str(tmp_path / "build"), "--budget", str(budget)])
+    return code, {row["part"]: row["state"] for row in report.rows(tmp_path) if row["kind"] == "part"}
+
+
+def test_a_part_that_fails_or_hangs_is_recorded_and_the_next_one_runs(monkeypatch, tmp_path):
+    code, states = run_parts(monkeypatch, tmp_path, {
+        "bad": ("print('why'); raise SystemExit(3)", 60), "slow": ("import time; time.sleep(60)", 6), "good": ("", 60),
+    })
+    assert code == 1 and states == {"bad": "failed", "slow": "timeout", "good": "ok"}
+    assert "why" in (tmp_path / "bad.log").read_text()
+
+
+def test_without_a_gpu_or_time_parts_are_skipped_and_say_so(monkeypatch, tmp_path):
+    code, states = run_parts(monkeypatch, tmp_path / "a", {"bench": ("", 60)}, gpu=False)
+    assert code == 1 and states == {"bench": "skipped"}
+    code, states = run_parts(monkeypatch, tmp_path / "b", {"bench": ("", 60)}, budget=2)
+    assert code == 1 and states == {"bench": "skipped"}
+
+
+def test_the_table_compares_with_native_and_the_ceilings(tmp_path):
+    for row in (
+        {"kind": "ceiling", "name": "matmul TFLOP/s", "value": 800.0},
+        {"kind": "ceiling", "name": "copy GB/s", "value": 4000.0},
+        {"kind": "time", "op": "segment_attention", "case": "c", "way": "native", "us": 100.0, "tflops": 600.0,
+         "gbps": 90.0},
+        {"kind": "time", "op": "segment_attention", "case": "c", "way": "sdpa cudnn", "us": 125.0, "tflops": 480.0},
+        {"kind": "time", "op": "gated_residual", "case": "c", "way": "torch", "us": 8.0, "gbps": 1000.0},
+    ):
+        report.add(tmp_path, row)
+    elsewhere = {**report.rows(tmp_path)[-1], "op": "of another commit", "commit": "0000000"}
+    kept = (tmp_path / report.ROWS).read_text()
+    (tmp_path / report.ROWS).write_text(json.dumps(elsewhere) + "\n" + kept)
+    assert report.write_table(tmp_path)
+    assert "another commit" not in (tmp_path / report.TABLE).read_text()
+    table = (tmp_path / report.TABLE).read_text()
+    assert "| segment_attention | c | native | 100.0 | 600 | 90 | 75% |  |" in table
+    assert "| segment_attention | c | sdpa cudnn | 125.0 | 480 | 0 | 60% | 1.25 |" in table
+    assert "| gated_residual | c | torch | 8.0 | 0 | 1000 | 25% |  |" in table
+    rows = [json.loads(line) for line in (tmp_path / report.ROWS).read_text().splitlines()]
+    assert all({"device", "driver", "torch", "commit", "time"} <= set(row) for row in rows)
+    assert not report.write_table(tmp_path / "empty")
+
+
+LISTING = """
+Fatbin elf code:
+================
+arch = sm_90a
+code version = [1,8]
+	code for sm_90a
+		Function : {name}
+	.headerflags	@"EF_CUDA_ACCELERATORS EF_CUDA_SM90"
+{body}
+"""
+
+
+def listing(head_dim, logits, values, copies=None, extra=()):
+    copies = 2 * head_dim // 64 if copies is None else copies
+    opcodes = ["HGMMA.64x128x16.F32.BF16"] * logits + [f"HGMMA.64x{head_dim}x16.F32.BF16"] * values
+    opcodes += ["UTMALDG.3D"] * copies + ["USETMAXREG.DEALLOC.CTAPOOL", "USETMAXREG.TRY_ALLOC.CTAPOOL"]
+    opcodes += ["WARPGROUP.DEPBAR.LE"] * 4 + list(extra)
+    body = "\n".join(f"        /*{16 * i:04x}*/      @!P0 {op} R24, gdesc[UR4] ;" for i, op in enumerate(opcodes))
+    return LISTING.format(name=f"_Z24segment_attention_kernelILi{head_dim}EEv", body=body)
+
+
+def test_machine_code_checks_find_slow_paths():
+    good = listing(64, 8, 16) + listing(128, 16, 16)
+    assert sass.problems(sass.parse(good)) == []
+    assert sass.parse(good)[0].architecture == "sm_90a"
+    for bad, word in (
+        (listing(64, 8, 16), "no segment_attention"),
+        (listing(64, 8, 16) + listing(128, 15, 16), "wgmma shapes"),
+        (listing(64, 8, 16, extra=["HGMMA.64x16x16.F32.BF16"]) + listing(128, 16, 16), "wgmma shapes"),
+        (listing(64, 8, 16, copies=0) + listing(128, 16, 16), "bulk copies"),
+        (listing(64, 8, 16) + listing(128, 16, 16, extra=["STL"]), "spill"),
+        (listing(64, 8, 16) + listing(128, 16, 16, extra=["WARPGROUP.DEPBAR.LE"] * 9), "serialised"),
+    ):
+        assert any(word in problem for problem in sass.problems(sass.parse(bad))), word
+
+
+@pytest.mark.skipif(native is None or not native.cuda_architectures, reason="built without CUDA")
+@pytest.mark.skipif(sass.find_cuobjdump() is None, reason="no cuobjdump")
+def test_the_built_kernels_are_as_designed():
+    kernels = sass.kernels_in(Path(native.__file__), sass.find_cuobjdump())
+    assert sass.problems(kernels) == []
+    if native.cuda_has_sm90a:
+        assert any(k.architecture == "sm_90a" for k in kernels)
+
+
+def test_what_benchmarks_compare_with_is_the_same_work(seeded):
+    """The unfused chain and plain attention of the benchmarks, on the CPU."""
+    problem = AttentionProblem.random(50, [20, 33, 50], heads=2, head_dim=64, device="cpu")
+    heads_first = lambda x: x.transpose(0, 1)[None].float()
+    keys, values = torch.cat(problem.turned_keys()), torch.cat(problem.values)
+    out = F.scaled_dot_product_attention(*map(heads_first, (problem.ready_queries(), keys, values)))
+    wanted, _ = problem.truth()
+    assert float((out[0].transpose(0, 1) - wanted).norm() / wanted.norm()) < 1e-2
+    assert problem.flops == 4 * 50 * 2 * 64 * 103
+
+
+def test_the_module_runs_as_a_command():
+    done = subprocess.run([sys.executable, "-m", "tools.gpu", "--dry-run", "--parts", "build"], cwd=ROOT,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "tools.gpu.build" in done.stdout

@@ -1,0 +1,149 @@
+"""Times every op against torch's ways to do the same: device time, inputs cold, each in a CUDA graph."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from streamchar_rt import ops
+from streamchar_rt.ops import reference
+from streamchar_rt.ops._native import cuda_kv_append
+
+from . import report, timing
+from .problems import AttentionProblem, attention_paths, spectra, torch_ready
+
+#: (name, queries, rows per segment with the queries' own last, heads, head size)
+ATTENTION = [
+    ("full 880x5280", 880, [880, 880, 2640, 880], 24, 128),
+    ("full 880x7920", 880, [880, 880, 5280, 880], 24, 128),
+    ("2.4k x 5k", 2432, [512, 2176, 2432], 24, 128),
+    ("4k x 8k", 4096, [512, 3584, 4096], 24, 128),
+    ("4k x 8k, head 64", 4096, [512, 3584, 4096], 24, 64),
+    ("512 x 3584, head 64", 512, [512, 512, 2048, 512], 16, 64),
+    ("mini 272x880", 272, [64, 272, 272, 272], 4, 64),
+]
+#: The cases that FlexAttention is compiled for: each takes it many seconds.
+FLEX = {"full 880x5280", "4k x 8k", "4k x 8k, head 64"}
+#: (name, tokens, width)
+ROWS = [("full", 880, 3072), ("16k tokens", 16384, 3072), ("mini", 272, 256)]
+
+
+def attention_ways(p: AttentionProblem, compile_flex: bool) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """Ours; plain attention of torch, which is given ready queries and joined keys; and the whole unfused chain."""
+    yield "native", lambda: p.attend()[0]
+    for path in attention_paths():
+        yield f"native {path}", lambda path=path: p.attend(path)[0]
+
+    heads_first = lambda x: x.transpose(0, 1)[None].contiguous()
+    keys, values = heads_first(torch.cat(p.turned_keys())), heads_first(torch.cat(p.values))
+    query = heads_first(p.ready_queries())
+    for name, backend in (("sdpa flash", SDPBackend.FLASH_ATTENTION), ("sdpa cudnn", SDPBackend.CUDNN_ATTENTION)):
+        def plain(backend=backend) -> Tensor:
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(query, keys, values)[0].transpose(0, 1)
+        yield name, plain
+
+    tokens_first = [x.transpose(1, 2).contiguous() for x in (query, keys, values)]
+    def fa3() -> Tensor:
+        from flash_attn_interface import flash_attn_func   # where its wheel was carried along
+        out = flash_attn_func(*tokens_first)
+        return (out[0] if isinstance(out, tuple) else out)[0]
+    yield "flash attention 3", fa3
+
+    if compile_flex:
+        from torch.nn.attention.flex_attention import flex_attention
+        flex = torch.compile(flex_attention, dynamic=False)
+        yield "flex attention", lambda: flex(query, keys, values)[0].transpose(0, 1)
+
+    turned = p.turned_keys()
+    def chain() -> Tensor:
+        """Norm, rotation, concatenation, attention; the keys come at their final positions."""
+        k, v = torch.cat(turned).transpose(0, 1)[None], torch.cat(p.values).transpose(0, 1)[None]
+        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
+            return F.scaled_dot_product_attention(p.ready_queries().transpose(0, 1)[None], k, v)[0].transpose(0, 1)
+    yield "unfused chain", chain
+
+
+def bench_attention(out: Path) -> None:
+    for case, tokens, rows, heads, head_dim in ATTENTION:
+        p = AttentionProblem.random(tokens, rows, heads, head_dim)
+        wanted = p.attend("sm80")[0].float()
+        for way, call in attention_ways(p, case in FLEX):
+            _measure(out, "segment_attention", case, way, call, wanted, flops=p.flops, nbytes=p.nbytes)
+
+
+def bench_append(out: Path) -> None:
+    for case, tokens, heads, head_dim in (("full", 880, 24, 128), ("mini", 272, 4, 64)):
+        p = AttentionProblem.random(tokens, [tokens], heads, head_dim)
+        k, v = torch.randn(tokens, 3, heads, head_dim, dtype=torch.bfloat16, device="cuda").unbind(1)[1:]
+        ring = torch.empty(2, tokens, heads, head_dim, dtype=torch.bfloat16, device="cuda")
+
+        def chain() -> Tensor:
+            ring[0].copy_(torch_ready(k, p.norm.k_weight, p.norm, p.rope))
+            ring[1].copy_(v)
+            return ring[0]
+
+        wanted = chain().float().clone()
+        for way, call in (("native", lambda: cuda_kv_append(k, v, p.norm, p.rope)[0]), ("torch", chain)):
+            _measure(out, "kv_append", case, way, call, wanted, nbytes=4 * ring[0].nbytes)
+
+
+def bench_rows(out: Path) -> None:
+    for case, tokens, width in ROWS:
+        x, update = torch.randn(2, 1, tokens, width, dtype=torch.bfloat16, device="cuda")
+        shift, scale = torch.randn(2, 1, 1, width, dtype=torch.bfloat16, device="cuda")
+        modulate = lambda x, shift, scale: F.layer_norm(x, (width,)) * (1 + scale) + shift
+        gate = lambda x, scale, update: x + scale * update
+        for op, arguments, native, plain, traffic in (
+            ("adaln_modulate", (x, shift, scale), ops.adaln_modulate, modulate, 2 * x.nbytes),
+            ("gated_residual", (x, scale, update), ops.gated_residual, gate, 3 * x.nbytes),
+        ):
+            fused = torch.compile(plain, dynamic=False)
+            wanted = plain(*arguments).float()
+            for way, call in (("native", native), ("torch", plain), ("torch compiled", fused)):
+                _measure(out, op, case, way, lambda call=call: call(*arguments), wanted, nbytes=traffic)
+
+
+def bench_istft(out: Path) -> None:
+    for case, batch, count in (("mini", 1, 32), ("64 streams", 64, 32)):
+        arguments = spectra(batch, count, 1024, 320)
+        wanted = reference.istft_overlap_add(*arguments)[0]
+        for way, call in (("native", ops.istft_overlap_add), ("torch", reference.istft_overlap_add)):
+            _measure(out, "istft_overlap_add", case, way, lambda call=call: call(*arguments)[0], wanted,
+                     nbytes=arguments[0].nbytes + 4 * batch * count * 320)
+
+
+def _measure(out: Path, op: str, case: str, way: str, call: Callable[[], Tensor], wanted: Tensor, flops: float = 0.0,
+             nbytes: float = 0.0) -> None:
+    """One row; a way that does not work here becomes a row that says why."""
+    try:
+        with torch.inference_mode():
+            error = float((call().float() - wanted).norm() / wanted.norm())
+            if not error < 2e-2:
+                raise RuntimeError(f"differs by {error:.1e}: not the same work")
+            us, worst = timing.microseconds(call)
+    except Exception as failure:   # a back end that is missing raises many types
+        text = str(failure).splitlines()
+        report.add(out, {"kind": "absent", "op": op, "case": case, "way": way,
+                         "why": text[0][:200] if text else type(failure).__name__})
+        print(f"{op} {case} {way}: {failure}", flush=True)
+        return
+    report.add(out, {"kind": "time", "op": op, "case": case, "way": way, "us": us, "p99_us": worst, "error": error,
+                     "tflops": flops / us * 1e-6, "gbps": nbytes / us * 1e-3})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    for bench in (bench_attention, bench_append, bench_istft, bench_rows):
+        bench(out)
+
+
+if __name__ == "__main__":
+    main()

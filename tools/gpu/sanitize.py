@@ -1,0 +1,59 @@
+"""Runs every GPU op on small shapes under compute-sanitizer; fails if it finds an error or is not there."""
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from . import report
+
+TOOLS = ("memcheck", "racecheck")
+
+
+def run_ops() -> None:
+    """Odd sizes on purpose: the last tiles are the ones that read too far."""
+    from streamchar_rt import ops
+    from streamchar_rt.ops._native import cuda_kv_append
+
+    from .problems import AttentionProblem, attention_paths, spectra
+
+    for head_dim in (64, 128):
+        problem = AttentionProblem.random(67, [5, 0, 130], heads=2, head_dim=head_dim)
+        for path in attention_paths():
+            problem.attend(path)
+        cuda_kv_append(problem.q, problem.q, problem.norm, problem.rope)
+    for dtype in (torch.float32, torch.bfloat16):
+        x, update = torch.randn(2, 2, 5, 264, dtype=dtype, device="cuda")
+        row = torch.randn(2, 1, 264, dtype=dtype, device="cuda")
+        ops.gated_residual(ops.adaln_modulate(x, row, row), row, update)
+    ops.istft_overlap_add(*spectra(2, 3, 64, 20))
+    torch.cuda.synchronize()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--inner", action="store_true", help="run the ops, without the sanitizer")
+    options = parser.parse_args()
+    if options.inner:
+        run_ops()
+        return 0
+    if shutil.which("compute-sanitizer") is None:
+        print("compute-sanitizer is not on the PATH")
+        return 1
+    worst = 0
+    for tool in TOOLS:
+        command = ["compute-sanitizer", f"--tool={tool}", "--error-exitcode=9", sys.executable, "-m",
+                   "tools.gpu.sanitize", "--inner", "--out", str(options.out)]
+        code = subprocess.run(command).returncode
+        report.add(options.out, {"kind": "sanitizer", "tool": tool, "exit": code})
+        worst = max(worst, abs(code))
+    return min(worst, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

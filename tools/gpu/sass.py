@@ -1,0 +1,92 @@
+"""What machine code the compiler made: guards against silent slow paths."""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Kernel:
+    name: str                                   # mangled
+    architecture: str                           # such as sm_90a
+    instructions: Counter = field(default_factory=Counter)   # by opcode with its modifiers
+
+    def count(self, prefix: str) -> int:
+        """Instructions whose opcode is ``prefix``, with any modifiers beyond it."""
+        return sum(n for opcode, n in self.instructions.items() if opcode == prefix or opcode.startswith(prefix + "."))
+
+
+_FUNCTION = re.compile(r"^\s*Function\s*:\s*(\S+)")
+_ARCHITECTURE = re.compile(r"^\s*arch\s*=\s*(sm_\w+)|EF_CUDA_(SM\d+\w*)")
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*(?:\.[A-Za-z0-9_]+)*)")
+
+
+def parse(dump: str) -> list[Kernel]:
+    """Kernels of a ``cuobjdump --dump-sass`` listing."""
+    kernels: list[Kernel] = []
+    architecture = ""
+    for line in dump.splitlines():
+        if found := _ARCHITECTURE.match(line):
+            architecture = found[1] or architecture
+        elif found := _FUNCTION.match(line):
+            kernels.append(Kernel(found[1], architecture))
+        elif kernels and (found := _INSTRUCTION.match(line)):
+            kernels[-1].instructions[found[1]] += 1
+    return kernels
+
+
+def find_cuobjdump() -> str | None:
+    """The disassembler: SC_CUOBJDUMP, on the PATH, or beside nvcc."""
+    candidates = [os.environ.get("SC_CUOBJDUMP"), shutil.which("cuobjdump")]
+    if nvcc := shutil.which("nvcc"):
+        candidates.append(str(Path(nvcc).resolve().parent / "cuobjdump"))
+    return next((c for c in candidates if c and Path(c).is_file()), None)
+
+
+def kernels_in(path: Path, cuobjdump: str) -> list[Kernel]:
+    """Kernels of an object file or library."""
+    folder = str(Path(cuobjdump).resolve().parent)      # nvdisasm lies there
+    environment = {**os.environ, "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")])}
+    dump = subprocess.run([cuobjdump, "--dump-sass", str(path)], env=environment, capture_output=True, text=True,
+                          timeout=120, check=True).stdout
+    return parse(dump)
+
+
+def problems(kernels: list[Kernel]) -> list[str]:
+    """What is not as designed; empty if all is well."""
+    found = [f"{k.architecture} {k.name}: registers spill to memory ({k.count('STL')} stores, {k.count('LDL')} loads)"
+             for k in kernels if k.count("STL") or k.count("LDL")]
+    attention = [k for k in kernels if "segment_attention_kernel" in k.name]
+    for head_dim in (64, 128):
+        of_dim = [k for k in attention if f"ILi{head_dim}E" in k.name]
+        for k in of_dim:
+            if k.architecture == "sm_90a":
+                found += _hopper_problems(k, head_dim)
+            elif not k.count("HMMA.16816.F32.BF16") or not k.count("LDGSTS"):
+                found.append(f"{k.architecture} head {head_dim}: no bf16 mma or no cp.async")
+        if not of_dim:
+            found.append(f"no segment_attention kernel for head {head_dim}")
+    return found
+
+
+def _hopper_problems(kernel: Kernel, head_dim: int) -> list[str]:
+    """Tiles of 128 keys: logits are m64n128k16, weighted values m64n<head_dim>k16; two of each in the code (first or
+    last tile, and loop)."""
+    wanted = Counter({"HGMMA.64x128x16": 2 * head_dim // 16})
+    wanted[f"HGMMA.64x{head_dim}x16"] += 2 * 128 // 16
+    shapes = {opcode: kernel.count(opcode) for opcode in wanted}
+    found = []
+    if shapes != dict(wanted) or sum(shapes.values()) != kernel.count("HGMMA"):
+        found.append(f"sm_90a head {head_dim}: wgmma shapes {shapes} of {kernel.count('HGMMA')}, not {dict(wanted)}")
+    if kernel.count("UTMALDG") != 2 * head_dim // 64:
+        found.append(f"sm_90a head {head_dim}: {kernel.count('UTMALDG')} bulk copies, expected {2 * head_dim // 64}")
+    if kernel.count("USETMAXREG") != 2:
+        found.append(f"sm_90a head {head_dim}: registers are not reallocated")
+    if kernel.count("WARPGROUP.DEPBAR") > 4:
+        found.append(f"sm_90a head {head_dim}: wgmma is serialised, {kernel.count('WARPGROUP.DEPBAR')} waits")
+    return found
