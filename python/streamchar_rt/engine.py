@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 Progress = Callable[[float, str], None]
-_ELEMENT_BYTES = {"fp32": 4}
+_PACKED = ("bf16", "int8")
 
 
 class Engine:
@@ -75,7 +75,8 @@ class Engine:
         threads = config.threads or machine.usable_cores()
         try:
             models = pipeline.Models.from_parts(
-                bundle.manifest, bundle.tensors(), dtype=_torch_dtype(config), threads=threads, kernels=config.kernels
+                bundle.manifest, bundle.tensors(), threads=threads, kernels=config.kernels,
+                storage=_storage(config), picture_dtype=_picture_dtype(config),
             )
             pronouncer = Pronouncer(
                 Lexicon.load(bundle.path(LEXICON)), LetterToSound.load(bundle.path(LETTER_TO_SOUND))
@@ -386,13 +387,30 @@ def _check_memory(bundle: Bundle, config: EngineConfig) -> None:
 
 
 def _element_bytes(config: EngineConfig) -> int:
-    dtype = "fp32" if config.dtype == "auto" else config.dtype
-    if dtype not in _ELEMENT_BYTES:
-        raise UnsupportedError(f"dtype={dtype!r} is not available on the CPU", hint='use dtype="auto" or "fp32"')
-    return _ELEMENT_BYTES[dtype]
+    """Bytes of a weight, at most: the denoiser's are fewer where they are packed."""
+    if config.dtype not in ("auto", "fp32", *_PACKED):
+        raise UnsupportedError(
+            f"dtype={config.dtype!r} is not available on the CPU", hint='use dtype="auto", "fp32", "bf16" or "int8"'
+        )
+    if config.dtype in _PACKED and config.kernels == "reference":
+        raise ConfigError(f"dtype={config.dtype!r} needs the native kernels", hint='use dtype="fp32" or kernels="auto"')
+    return 4
 
 
-def _torch_dtype(config: EngineConfig) -> Any:
+def _storage(config: EngineConfig) -> Any:
+    """How the denoiser's weights are kept: None for float32. "auto" packs them where that is faster."""
+    from .ops import PackedLinear
+
+    if config.dtype == "auto":
+        return "bf16" if config.kernels != "reference" and PackedLinear.pays("bf16") else None
+    return config.dtype if config.dtype in _PACKED else None
+
+
+def _picture_dtype(config: EngineConfig) -> Any:
+    """bfloat16 convolutions where the processor multiplies tiles of it (AMX); elsewhere they are slower."""
     import torch
 
-    return torch.float32
+    from .ops import PackedLinear
+
+    narrow = _storage(config) is not None and PackedLinear.pays("bf16")
+    return torch.bfloat16 if narrow else torch.float32

@@ -20,6 +20,7 @@ from .denoiser import noise as random
 from .denoiser.context import MOTION, SINK, CachedDenoiser
 from .denoiser.dit import DiTConfig, JointDiT
 from .denoiser.dit import Style as StyleTensors
+from .ops import Storage
 from .orchestrator.condition import LONGEST, ConditionConfig, ConditionEncoder
 from .orchestrator.model import Orchestrator, OrchestratorConfig
 from .orchestrator.units import END, PAD
@@ -51,7 +52,7 @@ class CharacterFeatures:
 
     @classmethod
     def from_tensors(cls, models: "Models", tensors: Mapping[str, torch.Tensor]) -> "CharacterFeatures":
-        layout = dict(dtype=models.dtype, memory_format=torch.channels_last)
+        layout = dict(dtype=models.picture_dtype, memory_format=torch.channels_last)
         return cls(tensors["picture"], tuple(tensors[f"features.{i}"].to(**layout) for i in range(3)))
 
 
@@ -63,12 +64,12 @@ class Models:
 
     def __init__(self, *, orchestrator: Orchestrator, condition: ConditionEncoder, dit: JointDiT, vocoder: Vocoder,
                  reference_encoder: ReferenceEncoder, video_decoder: VideoDecoder, latent_mean: torch.Tensor, latent_std: torch.Tensor, default_steps: int = 4,
-                 dtype: torch.dtype = torch.float32, kernels: str = "auto"):
+                 picture_dtype: torch.dtype = torch.float32, kernels: str = "auto", storage: Storage | None = None):
         freeze = lambda m: m.eval().requires_grad_(False)
-        picture = lambda m: freeze(m).to(dtype=dtype, memory_format=torch.channels_last)
-        self.dtype, self.default_steps = dtype, default_steps
+        picture = lambda m: freeze(m).to(dtype=picture_dtype, memory_format=torch.channels_last)
+        self.picture_dtype, self.default_steps = picture_dtype, default_steps
         self.orchestrator, self.condition, self.vocoder = freeze(orchestrator), freeze(condition), freeze(vocoder)
-        self.denoiser = CachedDenoiser(freeze(dit).to(dtype), kernels)
+        self.denoiser = CachedDenoiser(freeze(dit), kernels, storage)
         self.reference_encoder, self.video_decoder = picture(reference_encoder), picture(video_decoder)
         self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1)
         self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1)
@@ -79,9 +80,14 @@ class Models:
         self.width = self.height = video_decoder.config.size
 
     @classmethod
-    def from_parts(cls, manifest: Mapping, tensors: Mapping[str, torch.Tensor], *, dtype: torch.dtype = torch.float32,
-                   threads: int | None = None, kernels: str = "auto") -> "Models":
-        """From a bundle's manifest and tensors; raises KeyError or RuntimeError where they do not fit together."""
+    def from_parts(cls, manifest: Mapping, tensors: Mapping[str, torch.Tensor], *,
+                   picture_dtype: torch.dtype = torch.float32, threads: int | None = None, kernels: str = "auto",
+                   storage: Storage | None = None) -> "Models":
+        """From a bundle's manifest and tensors; raises KeyError or RuntimeError where they do not fit together.
+
+        ``picture_dtype``: of the reference encoder and the video decoder. ``storage``: pack the denoiser's weights as
+        "bf16" or "int8"; its blocks can then only be run through it.
+        """
         config = manifest["model"]
         codec = VideoCodecConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["video_codec"].items()})
         nets = {"orchestrator": Orchestrator(OrchestratorConfig(**config["orchestrator"])),
@@ -92,7 +98,7 @@ class Models:
             own = {k[len(name) + 1:]: v.float() for k, v in tensors.items() if k.startswith(name + ".")}
             net.load_state_dict(own)
         return cls(**nets, latent_mean=tensors["latent.mean"], latent_std=tensors["latent.std"],
-                   default_steps=int(config.get("steps", 4)), dtype=dtype, kernels=kernels)
+                   default_steps=int(config.get("steps", 4)), picture_dtype=picture_dtype, kernels=kernels, storage=storage)
 
     def memory_per_session(self) -> int:
         """Bytes of a session's context cache and decoder states."""
@@ -106,7 +112,7 @@ def encode_character(models: Models, rgba: np.ndarray) -> CharacterFeatures:
     """Encode a picture, uint8 (H, W, 4) straight alpha, of the models' size."""
     straight = torch.from_numpy(np.ascontiguousarray(rgba)).permute(2, 0, 1)[None].float() / 255.0
     picture = torch.cat([straight[:, :3] * straight[:, 3:], straight[:, 3:]], 1)
-    return CharacterFeatures(picture, tuple(models.reference_encoder(picture.to(models.dtype))))
+    return CharacterFeatures(picture, tuple(models.reference_encoder(picture.to(models.picture_dtype))))
 
 
 class _Units:
@@ -359,7 +365,7 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
     """The chunk's pictures, latent by latent, so that it can be stopped as soon as a denoising step can."""
     before = latents[:, :1] if state.previous_latent is None else state.previous_latent
     both = torch.cat([before, latents], 1) * models.latent_std + models.latent_mean
-    both = both.to(models.dtype)
+    both = both.to(models.picture_dtype)
     pieces = []
     for i in range(1, both.shape[1]):
         if stopped():

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from .. import ops
-from .dit import Block, JointDiT, Style, patchify, unpatchify
+from .dit import Block, JointDiT, Style, patchify, run_blocks, unpatchify
+from .packed import PackedBlock
 
 REFERENCE, SINK, MOTION = "reference", "sink", "motion"
 
@@ -15,10 +16,11 @@ class CachedDenoiser:
     """``JointDiT`` over context caches, one a stream. Immutable; shared by all sessions.
 
     Equal to ``dit.windowed_velocity`` up to rounding: cached keys stand at their chunk's own positions, and the
-    kernel rotates the query once for each segment instead.
+    kernel rotates the query once for each segment instead. With ``storage`` the blocks' weights are packed, and
+    taken away from ``dit``.
     """
 
-    def __init__(self, dit: JointDiT, kernels: str = "auto"):
+    def __init__(self, dit: JointDiT, kernels: str = "auto", storage: ops.Storage | None = None):
         self.dit, self.kernels = dit, kernels
         layout = dit.config.layout
         self.layout = layout
@@ -34,6 +36,7 @@ class CachedDenoiser:
         self._norms = {
             layout.chunk_tokens: [ops.QkNorm(stack(b, "q_norm", 2), stack(b, "k_norm", 2), bounds=both) for b in dit.blocks],
             layout.reference_tokens: [ops.QkNorm(stack(b, "q_norm", 1), stack(b, "k_norm", 1), bounds=one) for b in dit.blocks]}
+        self._blocks = [PackedBlock(b, storage) for b in dit.blocks] if storage else list(dit.blocks)
         self._clean = dit.modulations(dit.vector(torch.ones(1), None))
 
     def new_cache(self) -> ops.ContextCache:
@@ -57,14 +60,14 @@ class CachedDenoiser:
     def write_reference(self, cache: ops.ContextCache, features: torch.Tensor) -> None:
         """The codec's coarse reference features (1, C, h, w): keys and values once a session."""
         tokens = self.dit.embed_reference(patchify(features[:, None].to(self.dtype)))
-        self.dit.run(tokens, self._clean, self._attend([cache], (), REFERENCE))
+        run_blocks(self._blocks, tokens, self._clean, self._attend([cache], (), REFERENCE))
         cache.commit(REFERENCE)
 
     def write_chunks(self, segment: str, caches: Sequence[ops.ContextCache], video: Sequence[torch.Tensor],
                      audio: Sequence[torch.Tensor]) -> None:
         """Finished chunks of several streams, tokens (1, 256, 48) and (1, 16, 160) each, as ``motion`` or ``sink``."""
         tokens = self.dit.embed(torch.cat(video).to(self.dtype), torch.cat(audio).to(self.dtype))
-        self.dit.run(tokens, self._clean, self._attend(caches, (), segment))
+        run_blocks(self._blocks, tokens, self._clean, self._attend(caches, (), segment))
         for cache in caches:
             cache.commit(segment)
 
@@ -81,7 +84,7 @@ class CachedDenoiser:
         vectors = [self.dit.vector(time, style) for style in styles]
         modulation = torch.cat([self.dit.modulations(vector) for vector in vectors])
         tokens = self.dit.embed(*(x.to(self.dtype) for x in joined))
-        tokens = self.dit.run(tokens, modulation, self._attend(caches, None, None))
+        tokens = run_blocks(self._blocks, tokens, modulation, self._attend(caches, None, None))
         velocities = []
         for *part, vector, noisy, condition in zip(*(x.split(1) for x in tokens), vectors, audio, condition_audio):
             v, residual = self.dit.project(part, vector)

@@ -7,6 +7,7 @@ denoising step of every chunk that sees them. The network predicts the flow-matc
 """
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Protocol, Sequence
 
@@ -215,9 +216,7 @@ class JointDiT(nn.Module):
 
     def run(self, tokens: tuple[torch.Tensor, torch.Tensor], modulation: torch.Tensor,
             attend: Attention) -> tuple[torch.Tensor, torch.Tensor]:
-        for layer, block in enumerate(self.blocks):
-            tokens = block(layer, tokens, modulation, attend)
-        return tokens
+        return run_blocks(self.blocks, tokens, modulation, attend)
 
     def project(self, tokens: tuple[torch.Tensor, torch.Tensor], vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The video's velocity (B, Tv, 48), and what ``audio_velocity`` makes the audio's from (B, Ta, 160)."""
@@ -237,6 +236,14 @@ class JointDiT(nn.Module):
         total = rest ** 2 + t ** 2 * variance                                # of the noisy token about t * mean
         known = (rest * self.audio_mean(condition).float() + (t * variance - rest) * noisy.float()) / total
         return known + (variance / total).sqrt() * residual.float()
+
+
+def run_blocks(blocks: Iterable[Callable], tokens: tuple[torch.Tensor, torch.Tensor], modulation: torch.Tensor,
+               attend: Attention) -> tuple[torch.Tensor, torch.Tensor]:
+    """``Block``s one after the other, or what stands for them."""
+    for layer, block in enumerate(blocks):
+        tokens = block(layer, tokens, modulation, attend)
+    return tokens
 
 
 def normalize_and_rotate(x: torch.Tensor, weight: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -8,13 +8,14 @@ from .functional import normalize_rotate, segment_attention
 from .machine import kernels_in_use, set_num_threads
 from .modulation import adaln_modulate, gated_residual
 from .norm import QkNorm
-from .packed_linear import PackedLinear
+from .packed_linear import PackedLinear, Storage
 from .rope import Rope, rope_frequencies
 from .synthesis import istft_overlap_add
 
 __all__ = [
     "ContextCache",
     "PackedLinear",
+    "Storage",
     "QkNorm",
     "Rope",
     "Snapshot",
