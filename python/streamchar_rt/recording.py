@@ -181,18 +181,21 @@ def heard(session: Session, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     for chunk in chunks:
         while waiting and waiting[-1].pts >= chunk.pts:
             waiting.pop()
-        if waiting:
-            waiting[-1] = _until(waiting[-1], chunk.pts, session.info.chunk_samples // session.info.chunk_frames)
-        waiting.append(chunk)
+        cut = _until(waiting.pop(), chunk.pts) if waiting else None
+        waiting.extend(part for part in (cut, chunk) if part is not None)
         while len(waiting) > most:
             yield waiting.popleft()
     yield from waiting
 
 
-def _until(chunk: Chunk, pts: int, frame: int) -> Chunk:
-    frames = -(-(pts - chunk.pts) // frame)
+def _until(chunk: Chunk, pts: int) -> Chunk | None:
+    """The whole frames of a chunk before ``pts``."""
+    frame = len(chunk.audio) // len(chunk.video)
+    frames = (pts - chunk.pts) // frame
     if frames >= len(chunk.video):
         return chunk
+    if not frames:
+        return None
     fields = {name: getattr(chunk, name) for name in Chunk.__slots__ if not name.startswith("_")}
     return Chunk(**fields, audio=chunk.audio[: frames * frame], video=chunk.video[:frames])
 
