@@ -112,9 +112,13 @@ class Producer:
         self._asked_at: float | None = None  # when the turnaround that is being measured began
         self._text_came = False  # since then
         self._starving = False
+        self.reach = config.max_lead  # seconds that an interrupt may go back from the newest chunk
+        if self._background:
+            self.reach += (engine.config.slots_per_session + 1) * self.info.chunk_seconds
         if config.record is not None:
             options = dataclasses.asdict(dataclasses.replace(config, record=None))
-            self.journal = Journal(config.record, character=character.name, voice=character.voice, **options)
+            facts = {"character": character.name, "voice": character.voice, "reach": self.reach}
+            self.journal = Journal(config.record, **facts, **options)
         if origin is None:
             self.stream = self.new_stream(config.seed, first_turn=1)
             with engine.computing():
@@ -480,13 +484,10 @@ class Producer:
         self.touch()
 
     def _forget(self) -> None:
-        """Keeps what an interrupt may still go back to: what playback has not passed, and at most ``max_lead``."""
-        lead = round(self.config.max_lead * self.info.sample_rate)
-        before = self.playback.pts if self.playback.reported else self.handed - lead
-        most = 2 + math.ceil(self.config.max_lead / self.info.chunk_seconds)
-        if self._background:
-            most += self.engine.config.slots_per_session
-        self._history.forget(before, most)
+        """Keeps what an interrupt may still go back to: what playback has not passed, and no more than ``reach``."""
+        reach = round(self.reach * self.info.sample_rate)
+        before = self.playback.pts if self.playback.reported else self.handed - reach
+        self._history.forget(before, most=2 + math.ceil(reach / self.info.chunk_samples))
 
     # ------------------------------------------------------------ streams
     def origin(self, stream: Stream) -> Origin:

@@ -210,7 +210,7 @@ class Session:
         with producer.changed:
             producer.check_open()
             producer.replace_stream(producer.new_stream(seed, first_turn=producer.stream.speech.next_turn))
-            producer.journalled("reset", seed=seed)
+            producer.journalled("reset", seed=seed, pts=producer.clock)
 
     def report_playback(self, pts: int) -> None:
         """Says which sample is being played.
