@@ -5,7 +5,8 @@
 Prints one JSON row for each number of sessions. ``seconds_per_second`` is the stream time that all sessions together
 gain in a second; ``real_time_factor`` is its inverse for each session (below 1: all of them hold real time);
 ``gain_over_one`` compares with a single session, ``gain_by_batching`` with the same sessions stepped in turns. Both
-ways of stepping alternate chunk by chunk, so a busy machine slows both; medians are given. ``language``, ``alignment``
+ways of stepping alternate chunk by chunk, so a busy machine slows both; medians are given. ``cpu_gain_by_batching`` is
+the ratio of the CPU times, which other processes disturb least. ``language``, ``alignment``
 and ``denoiser`` say which stages give the same bytes together on this machine, and so run together.
 """
 from __future__ import annotations
@@ -34,9 +35,10 @@ def measure(engine: Engine, count: int, chunks: int, steps: int | None) -> dict[
     for session in sessions:
         session.push_stream(TEXT for _ in range(chunks + 8))
     times: dict[str, list[float]] = {"together": [], "in turns": []}
+    cpu_times: dict[str, list[float]] = {"together": [], "in turns": []}
     for i in range(chunks + 2):  # the first ones find out what may run together, and are not counted
         for way in ("together", "in turns"):
-            begin = time.perf_counter()
+            begin, cpu_begin = time.perf_counter(), time.process_time()
             if way == "together":
                 stepped = len(engine.step())
             else:
@@ -45,6 +47,7 @@ def measure(engine: Engine, count: int, chunks: int, steps: int | None) -> dict[
                 raise RuntimeError(f"{stepped} of {count} sessions were stepped")
             if i >= 2:
                 times[way].append(time.perf_counter() - begin)
+                cpu_times[way].append(time.process_time() - cpu_begin)
     for session in sessions:
         session.close()
     medians = {way: statistics.median(values) for way, values in times.items()}
@@ -53,6 +56,7 @@ def measure(engine: Engine, count: int, chunks: int, steps: int | None) -> dict[
         "real_time_factor": medians["together"] / engine.info.chunk_seconds,
         "seconds_per_second": count * engine.info.chunk_seconds / medians["together"],
         "gain_by_batching": medians["in turns"] / medians["together"],
+        "cpu_gain_by_batching": statistics.median(cpu_times["in turns"]) / statistics.median(cpu_times["together"]),
         **{f"batched_{name}": engine.models.batching.exact.get((name, count), count == 1)
            for name in ("language", "alignment", "denoiser")},
     }  # fmt: skip

@@ -40,7 +40,8 @@ _FORMAT, _VERSION = "streamchar-recording", 1
 class Recorder:
     """Writes a session's input to a file while it happens: ``engine.session(character, record=recorder)``.
 
-    Every line is written out at once, so that a recording is good up to the moment of a crash.
+    Every line is written out at once, so that a recording is good up to the moment of a crash. Where the disk is
+    full the recording ends and the session goes on; ``close`` says so.
 
     Raises:
         OutputError: where ``path`` cannot be written.
@@ -48,6 +49,7 @@ class Recorder:
 
     def __init__(self, path: str | os.PathLike[str], engine: Engine, character: Character) -> None:
         self._path = Path(path)
+        self._error: OSError | None = None
         self._facts = {"format": _FORMAT, "version": _VERSION, "package": __version__, **_facts(engine, character)}
         try:
             self._file: IO[str] | None = self._path.open("w", encoding="ascii")
@@ -62,15 +64,21 @@ class Recorder:
         try:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
-        except OSError as error:
-            self.close()
-            raise OutputError(f"{self._path} cannot be written: {error.strerror}", hint="is the disk full?") from error
+        except OSError as error:  # not the session's fault: it goes on
+            self._error, self._file = error, None
 
     def close(self) -> None:
-        """Ends the recording; the session may go on."""
+        """Ends the recording; the session may go on.
+
+        Raises:
+            OutputError: where not all of it could be written.
+        """
         file, self._file = self._file, None
+        error, self._error = self._error, None
         if file is not None:
             file.close()
+        if error is not None:
+            raise OutputError(f"{self._path} is not whole: {error.strerror}", hint="is the disk full?") from error
 
     def __enter__(self) -> Self:
         return self
