@@ -127,7 +127,7 @@ def test_captions_part_at_pauses_lengths_and_turns(rng):
     times, words = 0.0, []
     for i in range(300):
         length = float(rng.uniform(0.1, 0.6))
-        words.append(word("w" * int(rng.integers(1, 12)), times, times + length + 0.05, 20 * i))  # ends overlap a little
+        words.append(word("w" * int(rng.integers(1, 12)), times, times + length + 0.05, 20 * i))  # overlapping
         times += length + (float(rng.uniform(0, 2)) if rng.random() < 0.1 else 0.0)
     found = captions(words, 16000)
     assert " ".join(caption.text for caption in found).split() == [each.text for each in words]

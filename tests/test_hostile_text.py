@@ -20,9 +20,11 @@ from tests.stand_in import make_engine
 from tests.test_bad_input import STRANGE
 
 COUNT = int(os.environ.get("STREAMCHAR_HOSTILE", 300))
-_PIECES = [*STRANGE, "[happy 0.5]", "[pause]", "[pause 1e9]", "[a=-.5s]", "[\n]", "[[[[", "]]]]", "\r\n\r\n", "\t", "a" * 200,
-           "9" * 60, "-" * 50, "A.B.C.", "1,000,000.50", "12:34:56", "1/2/3/4", "£€¥₿", "2nd 3rd", "MCMXCIV", "C++", "O'Neil's",
-           "\u0300" * 40, "\U0010ffff", "%s%n{0}", "</s><|endoftext|>", "NaN", "-0", "İıſß", "Ⅷ", "²³", "١٢", "㊿"]  # fmt: skip
+_PIECES = [
+    *STRANGE, "[happy 0.5]", "[pause]", "[pause 1e9]", "[a=-.5s]", "[\n]", "[[[[", "]]]]", "\r\n\r\n", "\t", "a" * 200,
+    "9" * 60, "-" * 50, "A.B.C.", "1,000,000.50", "12:34:56", "1/2/3/4", "£€¥₿", "2nd 3rd", "MCMXCIV", "C++",
+    "O'Neil's", "\u0300" * 40, "\U0010ffff", "%s%n{0}", "</s><|endoftext|>", "NaN", "-0", "İıſß", "Ⅷ", "²³", "١٢", "㊿",
+]  # fmt: skip
 
 
 def hostile(rng: np.random.Generator) -> str:
@@ -33,7 +35,8 @@ def hostile(rng: np.random.Generator) -> str:
             top = (0x80, 0x800, 0x3000, 0x110000)[int(rng.integers(4))]
             parts.append("".join(map(chr, map(int, rng.integers(0, top, int(rng.integers(1, 8)))))))
         elif kind == 3:
-            parts.append("".join(map(str, rng.choice(list("0123456789.,:/-$%[]ap m'\"x+=°"), int(rng.integers(1, 12))))))
+            alphabet = list("0123456789.,:/-$%[]ap m'\"x+=°")
+            parts.append("".join(map(str, rng.choice(alphabet, int(rng.integers(1, 12))))))
         else:
             parts.append(_PIECES[int(rng.integers(len(_PIECES)))])
         parts.append(("", " ", "  ", "\n")[int(rng.integers(4))])

@@ -57,7 +57,7 @@ def test_background_sessions_live_again_by_hand(engine, tmp_path, rng):
         config = dict(seed=int(rng.integers(1 << 40)), threading="background", max_lead=2.0)
         truth = record(engine, tmp_path / "a", lambda session: finish(session, calls), **config)
         made = iter(chunk_digest(chunk) for chunk in replayed(engine, tmp_path / "a"))
-        assert all(chunk_digest(chunk) in made for chunk in truth)  # in order; some were cut before they were handed out
+        assert all(chunk_digest(chunk) in made for chunk in truth)  # in order; some were cut before they came out
 
 
 def test_held_streams_and_odd_text_live_again(engine, tmp_path):

@@ -147,7 +147,9 @@ class Bundle:
         """Numbers in all weights, from the files' headers only."""
         return sum(_count_elements(self.path(name)) for name in self.manifest["weights"])
 
-    def memory_plan(self, *, sessions: int, element_bytes: int, slots: int = 3, max_lead: float = 1.0) -> dict[str, int]:
+    def memory_plan(
+        self, *, sessions: int, element_bytes: int, slots: int = 3, max_lead: float = 1.0
+    ) -> dict[str, int]:
         """Bytes that an engine takes: weights, one session, all sessions, temporary tensors and the total.
 
         A session is its context and decoder states, what an interrupt may go back to, and the finished chunks that

@@ -184,7 +184,8 @@ class Recording:
 
 def heard(session: Session, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     """Of chunks that interrupts may cut, what is left to play: whole frames up to each cut, and no void chunk."""
-    most = 4 + math.ceil(session.config.max_lead / session.info.chunk_seconds) + session._engine.config.slots_per_session
+    slots = session._engine.config.slots_per_session
+    most = 4 + math.ceil(session.config.max_lead / session.info.chunk_seconds) + slots
     waiting: deque[Chunk] = deque()  # those that a later interrupt may still cut
     for chunk in chunks:
         while waiting and waiting[-1].pts >= chunk.pts:

@@ -1,4 +1,4 @@
-"""Characters over HTTP: /?text=Hello streams packets: kind (A: sound, V: JPEG, W: word), size, time in samples, data."""
+"""Characters over HTTP: /?text=Hello streams packets of kind (A: sound, V: JPEG, W: word), size, time and data."""
 from __future__ import annotations
 
 import argparse
