@@ -168,6 +168,23 @@ def test_times_that_cannot_be_cut_at_are_refused_and_change_nothing(engine):
         session.interrupt()
 
 
+def test_a_cut_far_behind_has_an_exact_receipt(engine, rng):
+    """The model's state is not kept that long, but words and clock are."""
+    text = random_text(rng, 60)
+    with engine.session("dot", max_lead=0.5) as session:
+        session.say(text)
+        session.report_playback(0)
+        chunks = list(session.turn())
+        assert len(chunks) > 12
+        session.report_playback(CHUNK + 1234)
+        receipt = session.interrupt()
+        assert receipt.cut_pts == CHUNK + 1234 and receipt.dropped_chunks == len(chunks) - 2
+        assert receipt.spoken_text == heard_text(text, chunks, receipt.cut_pts)
+        assert receipt.spoken_text + receipt.unspoken_text == text
+        after = finish(session)
+        assert words_of(after) == ["good", "morning"] and after[0].pts == CHUNK + 1234
+
+
 def test_before_between_twice_and_while_paused(engine):
     with engine.session("dot") as session:
         nothing = session.interrupt()

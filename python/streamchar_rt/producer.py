@@ -7,13 +7,14 @@ job never has to be undone, and nobody waits for one to be allowed to go on.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,12 +113,14 @@ class Producer:
         self._asked_at: float | None = None  # when the turnaround that is being measured began
         self._text_came = False  # since then
         self._starving = False
-        self.reach = config.max_lead  # seconds that an interrupt may go back from the newest chunk
+        self.reach = config.max_lead  # seconds that an interrupt may go back where no playback is reported
+        self.marks = 2 + math.ceil(config.max_lead / self.info.chunk_seconds)  # boundaries with the model's state
         if self._background:
-            self.reach += (engine.config.slots_per_session + 1) * self.info.chunk_seconds
+            self.marks += engine.config.slots_per_session
+        self._text_limit = config.max_pending_text
         if config.record is not None:
             options = dataclasses.asdict(dataclasses.replace(config, record=None))
-            facts = {"character": character.name, "voice": character.voice, "reach": self.reach}
+            facts = {"character": character.name, "voice": character.voice, "marks": self.marks}
             self.journal = Journal(config.record, **facts, **options)
         if origin is None:
             self.stream = self.new_stream(config.seed, first_turn=1)
@@ -128,11 +131,13 @@ class Producer:
         self._history = History(self.clock, self.stream.mark())
 
     # ------------------------------------------------------------ input
-    @contextmanager
+    @contextlib.contextmanager
     def input(self, call: str = "", /, **arguments: Any) -> Iterator[Speech]:
         """The text queue, for a call that takes effect with the next chunk that begins. Journalled if it succeeds."""
         with self.changed:
             self.check_open()
+            if call in ("flush", "end_turn") or call == "push_text" and not self.stream.speech.has_text:
+                self._recall_rest()
             yield self.stream.speech
             if call:
                 self.journalled(call, **arguments)
@@ -168,6 +173,41 @@ class Producer:
         """Text was pushed: after an interrupt, the turnaround counts from the first text on."""
         if self._asked_at is not None and not self._text_came:
             self._asked_at, self._text_came = time.perf_counter(), True
+
+    def _recall_rest(self) -> None:
+        """Text comes: takes back chunks of rest that wait in the ring or are being made. The lock is held.
+
+        Else the text would be heard behind them only. They were not handed out, so nobody misses them.
+        """
+        stream, job = self.stream, self._job
+        if not self._background or stream.state is None or not stream.speech.at_rest(stream.state):
+            return
+        if job is not None and (not job.computing or self.is_void(job) or job.events or job.mode is Mode.SPEAKING):
+            return
+        pts, rest = self.clock, 0
+        for ready in reversed(self.ring):
+            if ready.events or ready.chunk.end_of_turn or ready.chunk.mode is Mode.SPEAKING:
+                break
+            pts, rest = ready.chunk.pts, rest + 1
+        if rest or job is not None:
+            with contextlib.suppress(StateError):  # text is being drawn, and cannot be copied
+                self.recall(pts)
+
+    def recall(self, pts: int) -> None:
+        """Goes back to the chunk boundary at ``pts``, with the text that waits. The lock is held."""
+        stream = self.stream.back_to(self._history.mark_at(pts))
+        self._history.back_to(pts)
+        if self.journal is not None:
+            self.journal.end(None)
+            self.journal.call("recall", pts=pts)
+        self.epoch += 1
+        self.stream = stream
+        while self.ring and self.ring[-1].chunk.pts >= pts:
+            self.ring.pop()
+            self.counters.recalled += 1
+        self._index -= (self.clock - pts) // self.info.chunk_samples
+        self.clock, self.handed = pts, min(self.handed, pts)
+        self.touch()
 
     def warn(self, **details: Any) -> None:
         """For the text queue of the job under way."""
@@ -222,10 +262,11 @@ class Producer:
                     stream.ready()
             if not self._plan(job):
                 with self.changed:
-                    if not self.is_void(job) and self.journal is not None:
+                    void = self.is_void(job)
+                    if not void and self.journal is not None:
                         self.journal.end(0)
                     self._end(job)
-                return None
+                return self.begin(steps) if void else None
         except BaseException:
             self.give_up(job)
             raise
@@ -258,7 +299,7 @@ class Producer:
         if raw is None:
             return None
         chunk, events = finish_chunk(self, job, raw)
-        mark = job.stream.mark()
+        mark = dataclasses.replace(job.stream.mark(), discontinuity=False, fade=None)
         ready = Ready(chunk, (*job.events, *events))
         with self.changed:
             if self.is_void(job):
@@ -406,8 +447,7 @@ class Producer:
             turns = self.stream.speech.unheard(cut - self.offset)
             turn = turns[0] if turns else TurnText(self.stream.speech.turn_id, "", "")
             dropped = self._history.chunks_from(cut)
-            fade = self.stream.fade if cut == self.clock else None  # a second cut at the same place
-            fade = fade or self._history.fade(cut, length)
+            fade = self._history.fade(cut, length)
             if self.journal is not None:
                 self.journal.end(None)
                 self.journal.call("interrupt", heard_pts=cut)
@@ -461,10 +501,9 @@ class Producer:
         self.touch()
 
     def _forget(self) -> None:
-        """Keeps what an interrupt may still go back to: what playback has not passed, and no more than ``reach``."""
-        reach = round(self.reach * self.info.sample_rate)
-        before = self.playback.pts if self.playback.reported else self.handed - reach
-        self._history.forget(before, most=2 + math.ceil(reach / self.info.chunk_samples))
+        """Keeps what an interrupt may still go back to: what playback has not passed."""
+        reached = self.handed - self.reach * self.info.sample_rate
+        self._history.forget(self.playback.pts if self.playback.reported else reached, self.marks)
 
     # ------------------------------------------------------------ streams
     def origin(self, stream: Stream) -> Origin:
@@ -485,7 +524,7 @@ class Producer:
             make_state=_StateMaker(engine, self.character, seed),
             speech=Speech(
                 engine.transcripts(tags=self.config.markup == "tags"),
-                limit=self.config.max_pending_text,
+                limit=self._text_limit,
                 warn=self.warn,
                 is_known_cue=engine.emotions().__contains__,
                 shared=engine.shared_text_tools,
@@ -495,7 +534,18 @@ class Producer:
             emotion=Emotion(),
         )
 
-    @contextmanager
+    def lift_limits(self, marks: int | None) -> None:
+        """For a replay: takes all text, and cuts as far back as asked, to the states that were kept then.
+
+        What was recorded was within the limits; but chunks that nobody took are handed out in a replay, and those
+        that an interrupt stopped are not made.
+        """
+        with self.changed:
+            self.reach, self.marks = math.inf, marks or self.marks
+            self._text_limit = sys.maxsize
+            self.stream.speech.lift_limit()
+
+    @contextlib.contextmanager
     def settled(self) -> Iterator[Stream]:
         """The stream between two chunks; waits for the one under way, and no other begins meanwhile."""
         with self.changed:

@@ -100,15 +100,19 @@ class Session:
                 if self._producer.cuts != cuts:
                     break
                 with self._producer.input() as speech:
-                    fits = speech.push_some(piece)
-                    taken += fits
-                    if fits:
-                        self._producer.journalled("push_text", text=piece[:fits])
-                        self._producer.text_comes()
+                    fits = min(len(piece), speech.room)
+                if fits:
+                    self.push_text(piece[:fits])
+                taken += fits
                 if fits < len(piece):
                     self._hold(_chain(piece[fits:], source))
                     break
         return taken
+
+    def _recall(self, pts: int) -> None:
+        """Takes back what was made from ``pts`` on, as background threading does for text that comes."""
+        with self._producer.changed:
+            self._producer.recall(pts)
 
     def _hold(self, source: Iterator[str]) -> None:
         """A stream that is drawn as it is spoken."""

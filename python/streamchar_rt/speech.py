@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -176,12 +177,21 @@ class Speech:
                 )
             self._put(text)
 
-    def push_some(self, piece: str) -> int:
-        """Adds as much of a piece as there is room for; returns how many characters that is."""
+    def lift_limit(self) -> None:
+        """Takes all text from now on."""
+        self._limit = sys.maxsize
+
+    @property
+    def has_text(self) -> bool:
+        """Whether text waits to be spoken."""
         with self._lock:
-            room = max(0, self._limit - self._pending_length())
-            self._put(piece[:room])
-            return min(len(piece), room)
+            return self._pending_length() > 0
+
+    @property
+    def room(self) -> int:
+        """How many more characters may wait."""
+        with self._lock:
+            return max(0, self._limit - self._pending_length())
 
     def hold(self, source: Iterator[str]) -> None:
         """Adds a stream whose pieces are drawn when speech needs them."""
@@ -290,6 +300,11 @@ class Speech:
     def speaking(self, state: UnitStream) -> bool:
         """Whether something other than an END is being spoken or lies ahead."""
         return self._last_spoken >= state.pointer
+
+    def at_rest(self, state: UnitStream) -> bool:
+        """Whether chunks made now depend on no text and no cue: nothing is spoken, held or about to take effect."""
+        with self._lock:
+            return not self.speaking(state) and self._pause is None and not self._cues and not self.ending
 
     @property
     def ending(self) -> bool:
