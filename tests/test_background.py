@@ -198,6 +198,19 @@ def test_text_is_not_heard_behind_chunks_of_rest_that_nobody_has_taken(engine, r
                 assert (a.words, a.pts, a.index, a.mode) == (b.words, b.pts, b.index, b.mode)
 
 
+def test_calls_without_text_take_nothing_back(engine):
+    with engine.session("dot", threading="background") as session:
+        settle(session)
+        for _ in range(20):
+            session.push_text("")
+            session.push_text(" ")
+            session.flush()
+        assert session.end_turn() == 1
+        assert session.stats()["recalled_chunks"] == 0
+        (chunk,) = [chunk for chunk in session.turn() if chunk.end_of_turn]
+        assert chunk.turn_id == 1
+
+
 def test_cues_before_text_are_not_taken_back(engine):
     events = []
     with engine.session("dot", threading="background") as session:

@@ -105,7 +105,7 @@ def test_the_old_sound_dies_away_and_is_gone_until_the_new(engine, rng):
             truth = np.concatenate([uncut.step().audio for _ in range(made + 2)])
             for _ in range(made):
                 session.step()
-            cut = int(rng.integers(0, made * CHUNK + 1)) if rng.random() < 0.7 else made * CHUNK
+            cut = int(rng.integers(1, made * CHUNK + 1)) if rng.random() < 0.7 else made * CHUNK
             receipt = session.interrupt(cut)
             chunk = session.step()
             known = min(samples, made * CHUNK + stand_in.AHEAD - cut)
@@ -120,6 +120,15 @@ def test_the_old_sound_dies_away_and_is_gone_until_the_new(engine, rng):
             assert not receipt.fade[known:].any()
             assert not chunk.audio[samples:LEAD].any()
             assert np.abs(chunk.audio[LEAD + 160 :]).max() > 0.5 and np.abs(chunk.audio).max() <= 1
+
+
+def test_nothing_fades_where_nothing_was_heard(engine):
+    with engine.session("dot") as session:
+        session.say("hello there my friend")
+        session.step()
+        receipt = session.interrupt(0)
+        assert receipt.fade.shape == (FADE,) and not receipt.fade.any()
+        assert not session.step().audio[:LEAD].any()
 
 
 def test_the_fade_comes_even_where_nothing_else_is_generated(engine):

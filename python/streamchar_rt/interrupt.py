@@ -78,6 +78,7 @@ class History:
 
     def __init__(self, pts: int, mark: Mark) -> None:
         self._boundaries = deque([Boundary(pts, mark)])
+        self._begin = pts
 
     @property
     def oldest_pts(self) -> int:
@@ -113,10 +114,13 @@ class History:
         return sum(entry.audio is not None and entry.pts >= pts for entry in self._boundaries)
 
     def fade(self, pts: int, length: int) -> Fade:
-        """The fade for a cut at ``pts``; where there was a cut already and nothing was heard since, that one's."""
+        """The fade for a cut at ``pts``: silence where nothing was heard yet; where there was a cut already and
+        nothing was heard since, that one's."""
         for entry in self._boundaries:
             if entry.pts == pts and entry.mark is not None and entry.mark.fade is not None:
                 return entry.mark.fade
+        if pts == self._begin:
+            return Fade(np.zeros(0, np.float32), None, length)
         known = [
             entry.audio[max(0, pts - entry.pts) :]
             for entry in self._boundaries

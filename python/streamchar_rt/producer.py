@@ -94,7 +94,7 @@ class Producer:
         self.rest = Mode.IDLE
         self.closed = self.paused = False
         self.epoch = 0  # goes up whenever what is under way becomes worthless
-        self.cuts = 0
+        self.cuts = 0  # how often the text was dropped
         self.clock = self.handed = 0  # where the next chunk begins, and where what was handed out ends
         self.offset = 0  # the session's clock less the stream's
         self.inputs = 0  # goes up with every call that may give something to do
@@ -136,7 +136,7 @@ class Producer:
         """The text queue, for a call that takes effect with the next chunk that begins. Journalled if it succeeds."""
         with self.changed:
             self.check_open()
-            if call in ("flush", "end_turn") or call == "push_text" and not self.stream.speech.has_text:
+            if self._background and self._lets_speech_begin(call, arguments):
                 self._recall_rest()
             yield self.stream.speech
             if call:
@@ -174,13 +174,19 @@ class Producer:
         if self._asked_at is not None and not self._text_came:
             self._asked_at, self._text_came = time.perf_counter(), True
 
+    def _lets_speech_begin(self, call: str, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call ends a rest: the first text, or the word that no more comes. Each does so but once."""
+        if call == "push_text":
+            return bool(arguments["text"].strip()) and not self.stream.speech.has_text
+        return call in ("flush", "end_turn") and self.stream.speech.has_text
+
     def _recall_rest(self) -> None:
         """Text comes: takes back chunks of rest that wait in the ring or are being made. The lock is held.
 
         Else the text would be heard behind them only. They were not handed out, so nobody misses them.
         """
         stream, job = self.stream, self._job
-        if not self._background or stream.state is None or not stream.speech.at_rest(stream.state):
+        if stream.state is None or not stream.speech.at_rest(stream.state):
             return
         if job is not None and (not job.computing or self.is_void(job) or job.events or job.mode is Mode.SPEAKING):
             return
@@ -456,7 +462,6 @@ class Producer:
             stream.discontinuity = self._handed_index > 0
             self._replace(stream, cut)
             self._cut_log.append((self._index, cut))
-            self.cuts += 1
             self.counters.interrupts += 1
             self.counters.dropped += dropped
             self._asked_at, self._text_came = begin, False
@@ -490,6 +495,7 @@ class Producer:
 
     def _replace(self, stream: Stream, clock: int) -> None:
         self.epoch += 1
+        self.cuts += 1
         self.stream = stream
         self.clock = self.handed = clock
         self.offset = clock - stream.pts

@@ -88,7 +88,7 @@ class Session:
         """Pushes pieces as they come, without limit on their total length.
 
         What does not fit into ``max_pending_text`` is held, and drawn by the thread that makes chunks as the text
-        is spoken. An interrupt ends the stream: no more of it is taken.
+        is spoken. What drops the text (an interrupt, a reset) ends the stream: no more of it is taken.
 
         Returns:
             How many characters were taken by now.

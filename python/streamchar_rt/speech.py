@@ -111,6 +111,12 @@ class _Turn:
         return len(self.text) - self.spoken_until + self.waiting
 
     @property
+    def has_unspoken(self) -> bool:
+        """Whether text other than white space is left."""
+        waiting = (entry.strip() for entry in self.inbox if isinstance(entry, str))
+        return bool(self.text[self.spoken_until :].strip()) or any(waiting)
+
+    @property
     def whole_text(self) -> str:
         """What was pushed; of a stream that is being drawn, what was drawn."""
         return self.text + "".join(entry for entry in self.inbox if isinstance(entry, str))
@@ -183,9 +189,9 @@ class Speech:
 
     @property
     def has_text(self) -> bool:
-        """Whether text waits to be spoken."""
+        """Whether text other than white space waits to be spoken."""
         with self._lock:
-            return self._pending_length() > 0
+            return any(turn.has_unspoken for turn in self._queue if isinstance(turn, _Turn))
 
     @property
     def room(self) -> int:
