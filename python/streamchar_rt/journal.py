@@ -93,6 +93,8 @@ def replay(session: Session, entries: Iterable[Entry]) -> Iterator[Chunk]:
                 yield chunk
         elif name == "interrupt":
             session.interrupt(arguments["heard_pts"])
+        elif name == "recall":
+            session._recall(arguments["pts"])
         elif name == "reset":
             session.interrupt(arguments["pts"])  # chunks that had been made ahead were dropped
             session.reset(seed=arguments["seed"])
@@ -101,7 +103,7 @@ def replay(session: Session, entries: Iterable[Entry]) -> Iterator[Chunk]:
         elif name in _CALLS:
             getattr(session, name)(**arguments)
         elif name == "session":
-            session._producer.reach = max(session._producer.reach, arguments.get("reach", 0.0))
+            session._producer.lift_limits(arguments.get("marks"))
         elif name != "drawn":
             raise ConfigError(f"{name!r} cannot be replayed", hint="record a session without restore()")
 
