@@ -35,7 +35,9 @@ def random_schedule(
 
 def _text(rng: np.random.Generator) -> str:
     words = rng.choice(sorted(WORDS), int(rng.integers(1, 7)))
-    text = " ".join(str(rng.choice(_TAGS)) + word if rng.random() < 0.1 else word + str(rng.choice(_MARKS)) for word in words)
+    text = " ".join(
+        str(rng.choice(_TAGS)) + word if rng.random() < 0.1 else word + str(rng.choice(_MARKS)) for word in words
+    )
     text += str(rng.choice(["", " "]))
     return text[: int(rng.integers(1, len(text) + 1))] if rng.random() < 0.3 else text
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamchar_rt import BundleError, ConfigError, DeviceMemoryError, Engine, UnsupportedError
+from streamchar_rt import BundleError, ConfigError, DeviceMemoryError, Engine, EngineConfig, UnsupportedError
 from streamchar_rt.bundle import FORMAT_VERSION, MANIFEST, WEIGHTS, find_bundle, open_bundle, save_bundle, shipped_models
 from tests.stand_in import MANIFEST as FACTS
 from tests.stand_in import make_bundle
@@ -161,10 +161,15 @@ def test_a_folder_of_other_nets_is_refused(folder):
 
 def test_memory_plan_and_limit(folder):
     plan = Engine.estimate_memory(folder)
-    assert plan == {"weights": 4 * 33, "session": 1000, "sessions": 1000, "workspace": 500, "total": 1632}
+    sound, pictures = 4 * 10240, 4 * 64 * 64 * 16
+    session = 1000 + 7 * sound + 3 * (sound + pictures)  # 4 + 3 boundaries to go back to, 3 finished chunks
+    whole = {"weights": 4 * 33, "session": session, "sessions": session, "workspace": 500, "total": 632 + session}
+    assert plan == whole
+    assert Engine.estimate_memory(folder, EngineConfig(slots_per_session=4))["session"] == session + 2 * sound + pictures
+    required = 632 + 3 * session
     with pytest.raises(DeviceMemoryError) as error:
-        Engine.load(folder, max_sessions=3, device_memory_limit=3631)
-    assert (error.value.required_bytes, error.value.available_bytes) == (3632, 3631)
+        Engine.load(folder, max_sessions=3, device_memory_limit=required - 1)
+    assert (error.value.required_bytes, error.value.available_bytes) == (required, required - 1)
 
 
 def test_devices_and_formats_that_are_not_there(folder):

@@ -105,7 +105,7 @@ def test_the_old_sound_dies_away_and_is_gone_until_the_new(engine, rng):
             truth = np.concatenate([uncut.step().audio for _ in range(made + 2)])
             for _ in range(made):
                 session.step()
-            cut = int(rng.integers(0, made * CHUNK + 1)) if rng.random() < 0.7 else made * CHUNK
+            cut = int(rng.integers(1, made * CHUNK + 1)) if rng.random() < 0.7 else made * CHUNK
             receipt = session.interrupt(cut)
             chunk = session.step()
             known = min(samples, made * CHUNK + stand_in.AHEAD - cut)
@@ -120,6 +120,15 @@ def test_the_old_sound_dies_away_and_is_gone_until_the_new(engine, rng):
             assert not receipt.fade[known:].any()
             assert not chunk.audio[samples:LEAD].any()
             assert np.abs(chunk.audio[LEAD + 160 :]).max() > 0.5 and np.abs(chunk.audio).max() <= 1
+
+
+def test_nothing_fades_where_nothing_was_heard(engine):
+    with engine.session("dot") as session:
+        session.say("hello there my friend")
+        session.step()
+        receipt = session.interrupt(0)
+        assert receipt.fade.shape == (FADE,) and not receipt.fade.any()
+        assert not session.step().audio[:LEAD].any()
 
 
 def test_the_fade_comes_even_where_nothing_else_is_generated(engine):
@@ -166,6 +175,23 @@ def test_times_that_cannot_be_cut_at_are_refused_and_change_nothing(engine):
             session.interrupt(8 * CHUNK - RATE - 1)  # the clock has been cut there
     with pytest.raises(SessionClosedError):
         session.interrupt()
+
+
+def test_a_cut_far_behind_has_an_exact_receipt(engine, rng):
+    """The model's state is not kept that long, but words and clock are."""
+    text = random_text(rng, 60)
+    with engine.session("dot", max_lead=0.5) as session:
+        session.say(text)
+        session.report_playback(0)
+        chunks = list(session.turn())
+        assert len(chunks) > 12
+        session.report_playback(CHUNK + 1234)
+        receipt = session.interrupt()
+        assert receipt.cut_pts == CHUNK + 1234 and receipt.dropped_chunks == len(chunks) - 2
+        assert receipt.spoken_text == heard_text(text, chunks, receipt.cut_pts)
+        assert receipt.spoken_text + receipt.unspoken_text == text
+        after = finish(session)
+        assert words_of(after) == ["good", "morning"] and after[0].pts == CHUNK + 1234
 
 
 def test_before_between_twice_and_while_paused(engine):

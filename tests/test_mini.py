@@ -68,7 +68,7 @@ def test_same_seed_same_bytes(engine):
     def stream(seed):
         with engine.session(engine.characters()[0], seed=seed) as session:
             session.push_text("Good morning, my fr")
-            chunks = [session.step(), session.step()]
+            chunks = [session.step() for _ in range(3)]
             session.push_text("iend.")
             session.end_turn()
             chunks += session.turn()
@@ -102,6 +102,46 @@ def test_fork_and_snapshot_of_the_real_thing(engine):
         session.restore(snapshot)
         again = session.step()
         assert (again.audio.tobytes(), again.video.tobytes()) == (truth.audio.tobytes(), truth.video.tobytes())
+
+
+def test_interrupt_of_the_real_thing(engine):
+    """Stopped inside a chunk, it goes on as though that chunk had never been begun, without a click."""
+    results = []
+    for stopped in (True, False):
+        with engine.session(engine.characters()[0], seed=5, steps=2) as session:
+            session.say(SENTENCE)
+            chunks = [session.step() for _ in range(3)]
+            if stopped:
+                generate, asked = engine.pipeline.generate_chunk, []
+
+                def interrupted_inside(models, state, style, *, steps, should_stop):
+                    def stop():
+                        asked.append(len(asked))
+                        if asked[-1] == 4:  # in the middle of the pictures' decoding
+                            session.interrupt()
+                        return should_stop()
+
+                    return generate(models, state, style, steps=steps, should_stop=stop)
+
+                engine.pipeline.generate_chunk = interrupted_inside
+                try:
+                    results.append([session.step()])
+                finally:
+                    engine.pipeline.generate_chunk = generate
+                assert len(asked) > 5 and session.stats()["interrupts"] == 1
+            else:
+                fade = session.interrupt().fade
+                results.append([session.step()])
+            session.say("Good morning.")
+            results[-1] += session.turn()
+    a, b = results
+    assert all((x.audio == y.audio).all() and (x.video == y.video).all() for x, y in zip(a, b, strict=True))
+    assert words_of(a) == ["Good", "morning"] and a[0].discontinuity and a[0].pts == 3 * 10240
+    before = chunks[-1].audio
+    assert np.std(before[-1280:]) > 0.01 and np.std(fade) > 0.003, "a cut in silence shows nothing"
+    assert abs(a[0].audio[0] - before[-1]) <= np.abs(np.diff(before)).max()
+    assert (a[0].audio[:640] == fade).all() and not a[0].audio[640:1280].any()
+    assert np.abs(np.diff(a[0].audio)).max() <= 1.5 * np.abs(np.diff(before)).max()
 
 
 def test_memory_does_not_grow(engine):

@@ -36,12 +36,12 @@ def step_ready(engine: Engine, sessions: Iterable[Session]) -> list[tuple[Sessio
     """
     members: list[_Member] = []
     done: list[tuple[Session, Chunk]] = []
-    with ExitStack() as stack:
+    with ExitStack() as resources, ExitStack() as jobs:
         for session in sessions:
             member = _join(session)
             if member is not None:
-                stack.push(member.resources)
-                stack.callback(member.producer.give_up, member.job)  # harmless once it is finished
+                resources.push(member.resources)
+                jobs.callback(member.producer.give_up, member.job)  # harmless once it is finished
                 members.append(member)
             if len(members) == MOST:
                 break

@@ -17,7 +17,7 @@ Keys of ``manifest.json``::
     voices            names, in the order of the model's voice indices
     emotions          names, in the order of the model's emotion indices; the first is the neutral one
     characters        [{"name", "file", "voice"}, ...]; the first one is the default
-    memory            {"session": bytes per session, "workspace": bytes of temporary tensors}
+    memory            {"session": bytes of context and decoder states, "workspace": bytes of temporary tensors}
     weights           files that hold tensors
     files             {path: {"bytes", "sha256"}} of every file but the manifest
     digest            SHA-256 of the manifest without this key
@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import struct
@@ -149,10 +150,24 @@ class Bundle:
         """Numbers in all weights, from the files' headers only."""
         return sum(_count_elements(self.path(name)) for name in self.manifest["weights"])
 
-    def memory_plan(self, *, sessions: int, element_bytes: int) -> dict[str, int]:
-        """Bytes that an engine takes: weights, one session, all sessions, temporary tensors and the total."""
+    def memory_plan(
+        self, *, sessions: int, element_bytes: int, slots: int = 3, max_lead: float = 1.0
+    ) -> dict[str, int]:
+        """Bytes that an engine takes: weights, one session, all sessions, temporary tensors and the total.
+
+        A session is its context and decoder states, what an interrupt may go back to, and the finished chunks that
+        wait for a slow consumer.
+
+        Args:
+            slots: finished chunks that a session holds.
+            max_lead: seconds that an interrupt may go back.
+        """
         weights = self.weight_elements() * element_bytes
-        session, workspace = self.manifest["memory"]["session"], self.manifest["memory"]["workspace"]
+        info, workspace = self.info, self.manifest["memory"]["workspace"]
+        sound, pictures = 4 * info.chunk_samples, 4 * info.width * info.height * info.chunk_frames
+        boundaries = 2 + math.ceil(max_lead / info.chunk_seconds) + slots
+        session = self.manifest["memory"]["session"] + boundaries * (self._chunk_context_bytes() + sound)
+        session += slots * (sound + pictures)
         return {
             "weights": weights,
             "session": session,
@@ -160,6 +175,15 @@ class Bundle:
             "workspace": workspace,
             "total": weights + session * sessions + workspace,
         }
+
+    def _chunk_context_bytes(self) -> int:
+        """Keys and values of one chunk, in float32; 0 for a model without a denoiser."""
+        dit = self.manifest["model"].get("dit")
+        if not dit:
+            return 0
+        layout = dit["layout"]
+        tokens = layout["frames"] // layout["temporal"] * layout["grid"] ** 2 + layout["audio_tokens"]
+        return 2 * 4 * dit["depth"] * dit["width"] * tokens
 
 
 def shipped_models() -> tuple[str, ...]:

@@ -72,7 +72,8 @@ class Interruption:
     unspoken_text: str
     dropped_chunks: int  # made, and heard by nobody
     stop_latency_ms: float  # from the call until nothing more was computed
-    fade: npt.NDArray[np.float32] = field(repr=False, compare=False)  # the next chunk's first samples: the cut sound, dying away
+    # The next chunk's first samples, float32: the cut sound, dying away.
+    fade: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32), repr=False, compare=False)
     dropped_turns: tuple[tuple[int, str], ...] = ()  # (id, text) of turns that waited behind it
 
 

@@ -84,7 +84,7 @@ def _say(options: argparse.Namespace) -> int:
 # ---------------------------------------------------------------- replay
 def _replay(options: argparse.Namespace) -> int:
     from .media import open_writer
-    from .recording import Recording, heard
+    from .recording import Recording
 
     if not options.out and not options.check:
         raise ConfigError("there is nothing to do", hint="give -o OUT, or --check, or both")
@@ -110,7 +110,7 @@ def _replay(options: argparse.Namespace) -> int:
                         return
                 yield chunk
 
-        for chunk in heard(session, chunks()):
+        for chunk in recording.heard(chunks()):
             if writer is not None:
                 writer.write(chunk, engine.info)
         progress.done()

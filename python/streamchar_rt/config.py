@@ -89,7 +89,7 @@ class SessionConfig:
     adaptive_steps: bool = True  # may take fewer steps to hold a deadline (none when stepped by hand)
     pixel_format: PixelFormat = "rgba"  # "rgb" is composed over a plain light background
     memory: Literal["host", "cuda"] = "host"
-    max_lead: float = 1.0  # seconds generated ahead of reported playback
+    max_lead: float = 1.0  # seconds ahead of reported playback beyond which no chunk is begun in the background
     idle: Idle = "generate"
     interrupt_fade: float = 0.04  # seconds
     markup: Literal["none", "tags"] = "tags"  # inline [happy] … tags are cues, never spoken

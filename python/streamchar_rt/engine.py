@@ -105,9 +105,12 @@ class Engine:
         self.models = models
         self.threads = threads
         self.default_steps: int = bundle.steps
+        self.session_bytes = _plan(bundle, config, 1)["session"]
         self._pronouncer = pronouncer
         self._compute = threading.Lock()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._listing = threading.Lock()  # guards the next four
+        self._coming = 0  # sessions that are being made
         self._counter = itertools.count()
         self._order: weakref.WeakKeyDictionary[Session, int] = weakref.WeakKeyDictionary()  # of their last chunks
         self.stirred = threading.Event()  # set whenever a session may have something to do
@@ -119,13 +122,16 @@ class Engine:
     def estimate_memory(
         model: str | os.PathLike[str] = "mini", config: EngineConfig | None = None
     ) -> Mapping[str, int]:
-        """Bytes that an engine would take, without loading it: weights, session, sessions, workspace, total."""
+        """Bytes that an engine would take, without loading it: weights, session, sessions, workspace, total.
+
+        A session with a larger ``max_lead`` than the default takes more.
+        """
         config = with_overrides(EngineConfig, config, {})
-        return open_bundle(model).memory_plan(sessions=config.max_sessions, element_bytes=_element_bytes(config))
+        return _plan(open_bundle(model), config, config.max_sessions)
 
     def memory(self) -> Mapping[str, int]:
         """Bytes: the plan's parts for the sessions that are open, and of the whole process now and at most."""
-        plan = self.bundle.memory_plan(sessions=len(self._sessions), element_bytes=_element_bytes(self.config))
+        plan = _plan(self.bundle, self.config, len(self._sessions))
         return {**plan, "process": machine.resident_bytes(), "process_peak": machine.peak_bytes()}
 
     def characters(self) -> tuple[str, ...]:
@@ -208,7 +214,8 @@ class Engine:
         config = with_overrides(SessionConfig, config, overrides)
         if config.memory != "host":
             raise UnsupportedError(f"memory={config.memory!r} needs a CUDA engine", hint='use memory="host"')
-        self._check_room()
+        with self._listing:
+            self._check_room()  # before the picture is encoded
         if not isinstance(character, Character):
             character = self.character(character)
         elif character.model != self.bundle.manifest["digest"]:
@@ -218,10 +225,17 @@ class Engine:
     def admit(self, make: Callable[[], Session]) -> Session:
         """Counts a new session, where there is room for one more."""
         self._check_open()
-        self._check_room()
-        session = make()
-        self._order[session] = next(self._counter)
-        self._sessions.add(session)
+        with self._listing:
+            self._check_room()
+            self._coming += 1
+        try:
+            session = make()
+            with self._listing:
+                self._order[session] = next(self._counter)
+                self._sessions.add(session)
+        finally:
+            with self._listing:
+                self._coming -= 1
         return session
 
     def step(self, timeout: float | None = None) -> list[tuple[Session, Chunk]]:
@@ -241,9 +255,11 @@ class Engine:
         while True:
             self._check_open()
             self.stirred.clear()
-            done = step_ready(self, sorted(self._sessions, key=self._order.__getitem__))
-            for session, _ in done:
-                self._order[session] = next(self._counter)
+            with self._listing:
+                sessions = sorted(self._sessions, key=self._order.__getitem__)
+            done = step_ready(self, sessions)
+            with self._listing:
+                self._order.update((session, next(self._counter)) for session, _ in done)
             left = until - time.monotonic()
             if done or left <= 0:
                 return done
@@ -274,7 +290,9 @@ class Engine:
 
     def close(self) -> None:
         """Closes all sessions. Calling it twice is harmless."""
-        for session in list(self._sessions):
+        with self._listing:
+            sessions = list(self._sessions)
+        for session in sessions:
             session.close()
         self._closed = True
         self._characters.clear()
@@ -292,10 +310,6 @@ class Engine:
         return f"<Engine {self.bundle.name!r} threads={self.threads} sessions={len(self._sessions)}>"
 
     # ------------------------------------------------------------ for sessions
-    @property
-    def session_bytes(self) -> int:
-        return self.bundle.manifest["memory"]["session"]
-
     @property
     def audio_lead(self) -> int:
         """Half-frames by which the audio's plan leads the clock."""
@@ -344,15 +358,13 @@ class Engine:
         return self.pipeline.generate_chunks(self.models, states, styles, steps=steps, should_stop=should_stop)
 
     def forget(self, session: Session) -> None:
-        self._sessions.discard(session)
+        with self._listing:
+            self._sessions.discard(session)
 
     def _check_room(self) -> None:
-        count, planned = len(self._sessions), self.config.max_sessions
+        count, planned = len(self._sessions) + self._coming, self.config.max_sessions
         if count >= planned:
-            plan = lambda sessions: self.bundle.memory_plan(
-                sessions=sessions, element_bytes=_element_bytes(self.config)
-            )["total"]
-            required, available = plan(count + 1), plan(planned)
+            required, available = (_plan(self.bundle, self.config, n)["total"] for n in (count + 1, planned))
             raise DeviceMemoryError(
                 f"{count} of {planned} sessions are open; one more needs {required} bytes and {available} are planned",
                 hint="close one, or load the engine with a higher max_sessions",
@@ -373,10 +385,16 @@ def _check_device(config: EngineConfig) -> None:
     _element_bytes(config)
 
 
+def _plan(bundle: Bundle, config: EngineConfig, sessions: int) -> dict[str, int]:
+    return bundle.memory_plan(
+        sessions=sessions, element_bytes=_element_bytes(config), slots=config.slots_per_session
+    )
+
+
 def _check_memory(bundle: Bundle, config: EngineConfig) -> None:
     if config.device_memory_limit is None:
         return
-    required = bundle.memory_plan(sessions=config.max_sessions, element_bytes=_element_bytes(config))["total"]
+    required = _plan(bundle, config, config.max_sessions)["total"]
     if required > config.device_memory_limit:
         raise DeviceMemoryError(
             f"{required} bytes are needed and device_memory_limit is {config.device_memory_limit}",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .stream import Mark
 
 _RISE = 0.01  # seconds in which the sound after a cut comes up
+_MOST = 256  # chunks whose sound is kept for a playback that is reported far behind
 
 
 class Fade:
@@ -75,7 +76,7 @@ class Boundary:
     """The stream before a chunk, and that chunk's sound once it is there."""
 
     pts: int  # of the session's clock
-    mark: Mark
+    mark: Mark | None  # None: it lies too far back for the model's state to be kept
     audio: npt.NDArray[np.float32] | None = None
 
 
@@ -84,6 +85,7 @@ class History:
 
     def __init__(self, pts: int, mark: Mark) -> None:
         self._boundaries = deque([Boundary(pts, mark)])
+        self._begin = pts
 
     @property
     def oldest_pts(self) -> int:
@@ -94,25 +96,42 @@ class History:
         self._boundaries[-1].audio = audio.copy()
         self._boundaries.append(Boundary(pts, mark))
 
-    def forget(self, before: int, most: int) -> None:
-        """Drops boundaries that no time from ``before`` on needs, and all but ``most``."""
-        while len(self._boundaries) > 1 and (self._boundaries[1].pts <= before or len(self._boundaries) > most):
-            self._boundaries.popleft()
+    def forget(self, before: float, marks: int) -> None:
+        """Drops boundaries that no time from ``before`` on needs, and the model's state of all but ``marks``."""
+        boundaries = self._boundaries
+        while len(boundaries) > 1 and (boundaries[1].pts <= before or len(boundaries) > _MOST):
+            boundaries.popleft()
+        for entry in list(boundaries)[:-marks]:
+            entry.mark = None
+
+    def back_to(self, pts: int) -> Mark:
+        """Drops what lies behind the boundary at ``pts``, which is the newest one then; returns the stream there."""
+        while self._boundaries[-1].pts > pts:
+            self._boundaries.pop()
+        self._boundaries[-1].audio = None
+        return self._boundaries[-1].mark
 
     def mark_at(self, pts: int) -> Mark:
-        """The stream at the last boundary at or before ``pts``."""
-        return next(entry.mark for entry in reversed(self._boundaries) if entry.pts <= pts)
+        """The stream at the last boundary at or before ``pts``; where it is not kept, at the first one after."""
+        before = next((entry.mark for entry in reversed(self._boundaries) if entry.pts <= pts), None)
+        return before or next(entry.mark for entry in self._boundaries if entry.mark is not None)
 
     def chunks_from(self, pts: int) -> int:
         """How many of the chunks that were made begin at ``pts`` or later."""
         return sum(entry.audio is not None and entry.pts >= pts for entry in self._boundaries)
 
     def fade(self, pts: int, length: int) -> Fade:
-        """The fade for a cut at ``pts``."""
+        """The fade for a cut at ``pts``: silence where nothing was heard yet; where there was a cut already and
+        nothing was heard since, that one's."""
+        for entry in self._boundaries:
+            if entry.pts == pts and entry.mark is not None and entry.mark.fade is not None:
+                return entry.mark.fade
+        if pts == self._begin:
+            return Fade(np.zeros(0, np.float32), None, length)
         known = [
             entry.audio[max(0, pts - entry.pts) :]
             for entry in self._boundaries
             if entry.audio is not None and entry.pts + len(entry.audio) > pts
         ]
         sound = np.concatenate([np.zeros(0, np.float32), *known])[:length]
-        return Fade(sound.copy(), self._boundaries[-1].mark.state, length)
+        return Fade(sound, self._boundaries[-1].mark.state, length)

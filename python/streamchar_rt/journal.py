@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Entry = Mapping[str, Any]
 Sink = Callable[[Entry], None]
-_CALLS = ("push_text", "cue", "flush", "end_turn", "listen", "rest", "reset")
+_CALLS = ("push_text", "cue", "flush", "end_turn", "listen", "rest")
 
 
 class Journal:
@@ -93,11 +93,18 @@ def replay(session: Session, entries: Iterable[Entry]) -> Iterator[Chunk]:
                 yield chunk
         elif name == "interrupt":
             session.interrupt(arguments["heard_pts"])
+        elif name == "recall":
+            session._recall(arguments["pts"])
+        elif name == "reset":
+            session.interrupt(arguments["pts"])  # chunks that had been made ahead were dropped
+            session.reset(seed=arguments["seed"])
         elif name == "hold":
             session._hold(iter(pieces.get(arguments["stream"], [])))
         elif name in _CALLS:
             getattr(session, name)(**arguments)
-        elif name not in ("session", "drawn"):
+        elif name == "session":
+            session._producer.lift_limits(arguments.get("marks"))
+        elif name != "drawn":
             raise ConfigError(f"{name!r} cannot be replayed", hint="record a session without restore()")
 
 

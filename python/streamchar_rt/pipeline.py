@@ -258,7 +258,7 @@ class _Run:
         draw = lambda shape, stream: random.noise(
             shape, seed=state.seed, chunk=state.chunk_index, step=0, stream=stream)
         self.state, self.plan = state, Plan(state, style)
-        self.style = StyleTensors(torch.tensor([style.voice]), torch.tensor([style.emotion]), torch.tensor([style.mode]))
+        self.style = StyleTensors(*(torch.tensor([index]) for index in (style.voice, style.emotion, style.mode)))
         self.video = draw((1, layout.video_tokens, config.video_features), random.VIDEO)
         self.audio = draw((1, layout.audio_tokens, config.audio_features), random.AUDIO)
         self.stopped = should_stop or (lambda: False)
@@ -330,7 +330,8 @@ def _remember(models: Models, runs: Sequence[_Run]) -> None:
         for group in groups:
             some = [run for run in group if of_these(run)]
             if some:
-                models.denoiser.write_chunks(segment, *_columns((run.state.cache, run.video, run.audio) for run in some))
+                columns = _columns((run.state.cache, run.video, run.audio) for run in some)
+                models.denoiser.write_chunks(segment, *columns)
 
 
 def _advance(models: Models, run: _Run, timings: dict[str, float]) -> RawChunk:

@@ -7,13 +7,14 @@ job never has to be undone, and nobody waits for one to be allowed to go on.
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ class Producer:
         self.rest = Mode.IDLE
         self.closed = self.paused = False
         self.epoch = 0  # goes up whenever what is under way becomes worthless
-        self.cuts = 0
+        self.cuts = 0  # how often the text was dropped
         self.clock = self.handed = 0  # where the next chunk begins, and where what was handed out ends
         self.offset = 0  # the session's clock less the stream's
         self.inputs = 0  # goes up with every call that may give something to do
@@ -112,9 +113,15 @@ class Producer:
         self._asked_at: float | None = None  # when the turnaround that is being measured began
         self._text_came = False  # since then
         self._starving = False
+        self.reach = config.max_lead  # seconds that an interrupt may go back where no playback is reported
+        self.marks = 2 + math.ceil(config.max_lead / self.info.chunk_seconds)  # boundaries with the model's state
+        if self._background:
+            self.marks += engine.config.slots_per_session
+        self._text_limit = config.max_pending_text
         if config.record is not None:
             options = dataclasses.asdict(dataclasses.replace(config, record=None))
-            self.journal = Journal(config.record, character=character.name, voice=character.voice, **options)
+            facts = {"character": character.name, "voice": character.voice, "marks": self.marks}
+            self.journal = Journal(config.record, **facts, **options)
         if origin is None:
             self.stream = self.new_stream(config.seed, first_turn=1)
             with engine.computing():
@@ -124,11 +131,13 @@ class Producer:
         self._history = History(self.clock, self.stream.mark())
 
     # ------------------------------------------------------------ input
-    @contextmanager
+    @contextlib.contextmanager
     def input(self, call: str = "", /, **arguments: Any) -> Iterator[Speech]:
         """The text queue, for a call that takes effect with the next chunk that begins. Journalled if it succeeds."""
         with self.changed:
             self.check_open()
+            if self._background and self._lets_speech_begin(call, arguments):
+                self._recall_rest()
             yield self.stream.speech
             if call:
                 self.journalled(call, **arguments)
@@ -165,6 +174,47 @@ class Producer:
         """Text was pushed: after an interrupt, the turnaround counts from the first text on."""
         if self._asked_at is not None and not self._text_came:
             self._asked_at, self._text_came = time.perf_counter(), True
+
+    def _lets_speech_begin(self, call: str, arguments: Mapping[str, Any]) -> bool:
+        """Whether a call ends a rest: the first text, or the word that no more comes. Each does so but once."""
+        if call == "push_text":
+            return bool(arguments["text"].strip()) and not self.stream.speech.has_text
+        return call in ("flush", "end_turn") and self.stream.speech.has_text
+
+    def _recall_rest(self) -> None:
+        """Text comes: takes back chunks of rest that wait in the ring or are being made. The lock is held.
+
+        Else the text would be heard behind them only. They were not handed out, so nobody misses them.
+        """
+        stream, job = self.stream, self._job
+        if stream.state is None or not stream.speech.at_rest(stream.state):
+            return
+        if job is not None and (not job.computing or self.is_void(job) or job.events or job.mode is Mode.SPEAKING):
+            return
+        pts, rest = self.clock, 0
+        for ready in reversed(self.ring):
+            if ready.events or ready.chunk.end_of_turn or ready.chunk.mode is Mode.SPEAKING:
+                break
+            pts, rest = ready.chunk.pts, rest + 1
+        if rest or job is not None:
+            with contextlib.suppress(StateError):  # text is being drawn, and cannot be copied
+                self.recall(pts)
+
+    def recall(self, pts: int) -> None:
+        """Goes back to the chunk boundary at ``pts``, with the text that waits. The lock is held."""
+        stream = self.stream.back_to(self._history.mark_at(pts))
+        self._history.back_to(pts)
+        if self.journal is not None:
+            self.journal.end(None)
+            self.journal.call("recall", pts=pts)
+        self.epoch += 1
+        self.stream = stream
+        while self.ring and self.ring[-1].chunk.pts >= pts:
+            self.ring.pop()
+            self.counters.recalled += 1
+        self._index -= (self.clock - pts) // self.info.chunk_samples
+        self.clock, self.handed = pts, min(self.handed, pts)
+        self.touch()
 
     def warn(self, **details: Any) -> None:
         """For the text queue of the job under way."""
@@ -219,10 +269,11 @@ class Producer:
                     stream.ready()
             if not self._plan(job):
                 with self.changed:
-                    if not self.is_void(job) and self.journal is not None:
+                    void = self.is_void(job)
+                    if not void and self.journal is not None:
                         self.journal.end(0)
                     self._end(job)
-                return None
+                return self.begin(steps) if void else None
         except BaseException:
             self.give_up(job)
             raise
@@ -276,7 +327,7 @@ class Producer:
         if raw is None:
             return None
         chunk, events = finish_chunk(self, job, raw)
-        mark = job.stream.mark()
+        mark = dataclasses.replace(job.stream.mark(), discontinuity=False, fade=None)
         digest = None if self.journal is None else chunk_digest(chunk)
         ready = Ready(chunk, (*job.events, *events))
         with self.changed:
@@ -425,8 +476,7 @@ class Producer:
             turns = self.stream.speech.unheard(cut - self.offset)
             turn = turns[0] if turns else TurnText(self.stream.speech.turn_id, "", "")
             dropped = self._history.chunks_from(cut)
-            fade = self.stream.fade if cut == self.clock else None  # a second cut at the same place
-            fade = fade or self._history.fade(cut, length)
+            fade = self._history.fade(cut, length)
             if self.journal is not None:
                 self.journal.end(None)
                 self.journal.call("interrupt", heard_pts=cut)
@@ -435,7 +485,6 @@ class Producer:
             stream.discontinuity = self._handed_index > 0
             self._replace(stream, cut)
             self._cut_log.append((self._index, cut))
-            self.cuts += 1
             self.counters.interrupts += 1
             self.counters.dropped += dropped
             self._asked_at, self._text_came = begin, False
@@ -469,6 +518,7 @@ class Producer:
 
     def _replace(self, stream: Stream, clock: int) -> None:
         self.epoch += 1
+        self.cuts += 1
         self.stream = stream
         self.clock = self.handed = clock
         self.offset = clock - stream.pts
@@ -480,13 +530,9 @@ class Producer:
         self.touch()
 
     def _forget(self) -> None:
-        """Keeps what an interrupt may still go back to: what playback has not passed, and at most ``max_lead``."""
-        lead = round(self.config.max_lead * self.info.sample_rate)
-        before = self.playback.pts if self.playback.reported else self.handed - lead
-        most = 2 + math.ceil(self.config.max_lead / self.info.chunk_seconds)
-        if self._background:
-            most += self.engine.config.slots_per_session
-        self._history.forget(before, most)
+        """Keeps what an interrupt may still go back to: what playback has not passed."""
+        reached = self.handed - self.reach * self.info.sample_rate
+        self._history.forget(self.playback.pts if self.playback.reported else reached, self.marks)
 
     # ------------------------------------------------------------ streams
     def origin(self, stream: Stream) -> Origin:
@@ -507,7 +553,7 @@ class Producer:
             make_state=_StateMaker(engine, self.character, seed),
             speech=Speech(
                 engine.transcripts(tags=self.config.markup == "tags"),
-                limit=self.config.max_pending_text,
+                limit=self._text_limit,
                 warn=self.warn,
                 is_known_cue=engine.emotions().__contains__,
                 shared=engine.shared_text_tools,
@@ -517,7 +563,18 @@ class Producer:
             emotion=Emotion(),
         )
 
-    @contextmanager
+    def lift_limits(self, marks: int | None) -> None:
+        """For a replay: takes all text, and cuts as far back as asked, to the states that were kept then.
+
+        What was recorded was within the limits; but chunks that nobody took are handed out in a replay, and those
+        that an interrupt stopped are not made.
+        """
+        with self.changed:
+            self.reach, self.marks = math.inf, marks or self.marks
+            self._text_limit = sys.maxsize
+            self.stream.speech.lift_limit()
+
+    @contextlib.contextmanager
     def settled(self) -> Iterator[Stream]:
         """The stream between two chunks; waits for the one under way, and no other begins meanwhile."""
         with self.changed:

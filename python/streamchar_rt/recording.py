@@ -8,17 +8,15 @@ A recording is JSON lines, in ASCII. The first line says what is needed to begin
 
 Each further line is one thing that happened, in the order in which it took effect (see ``journal``): ``push_text``,
 ``cue``, ``flush``, ``end_turn``, ``listen``, ``rest``, ``reset``, ``interrupt``, ``hold`` and ``drawn`` with their
-arguments, and ``chunk`` with the number of denoising steps and the digest of the chunk. ``t`` is seconds since the
+arguments, ``recall`` with a time, and ``chunk`` with the number of denoising steps and the digest of the chunk. ``t`` is seconds since the
 session began, for people to read; replaying goes by the order alone.
 """
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -40,7 +38,8 @@ _FORMAT, _VERSION = "streamchar-recording", 1
 class Recorder:
     """Writes a session's input to a file while it happens: ``engine.session(character, record=recorder)``.
 
-    Every line is written out at once, so that a recording is good up to the moment of a crash.
+    Every line is written out at once, so that a recording is good up to the moment of a crash. Where the disk is
+    full the recording ends and the session goes on; ``close`` says so.
 
     Raises:
         OutputError: where ``path`` cannot be written.
@@ -48,6 +47,7 @@ class Recorder:
 
     def __init__(self, path: str | os.PathLike[str], engine: Engine, character: Character) -> None:
         self._path = Path(path)
+        self._error: OSError | None = None
         self._facts = {"format": _FORMAT, "version": _VERSION, "package": __version__, **_facts(engine, character)}
         try:
             self._file: IO[str] | None = self._path.open("w", encoding="ascii")
@@ -62,15 +62,21 @@ class Recorder:
         try:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
-        except OSError as error:
-            self.close()
-            raise OutputError(f"{self._path} cannot be written: {error.strerror}", hint="is the disk full?") from error
+        except OSError as error:  # not the session's fault: it goes on
+            self._error, self._file = error, None
 
     def close(self) -> None:
-        """Ends the recording; the session may go on."""
+        """Ends the recording; the session may go on.
+
+        Raises:
+            OutputError: where not all of it could be written.
+        """
         file, self._file = self._file, None
+        error, self._error = self._error, None
         if file is not None:
             file.close()
+        if error is not None:
+            raise OutputError(f"{self._path} is not whole: {error.strerror}", hint="is the disk full?") from error
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +137,28 @@ class Recording:
         """Of the recorded chunks, in order."""
         return [entry.get("digest") for entry in self.entries if entry["do"] == "chunk" and entry.get("steps")]
 
+    def heard(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Of the played chunks, what is left to hear: whole frames up to each cut, and no chunk that was taken back."""
+        lengths: list[int] | None = None
+        for count, chunk in enumerate(chunks):
+            lengths = self._lengths(len(chunk.audio)) if lengths is None else lengths
+            part = _first(chunk, lengths[count]) if count < len(lengths) else chunk
+            if part is not None:
+                yield part
+
+    def _lengths(self, whole: int) -> list[int]:
+        """How many samples of each recorded chunk were not cut away later."""
+        spans: list[tuple[int, int]] = []
+        clock = 0
+        for entry in self.entries:
+            if entry["do"] == "chunk" and entry.get("steps"):
+                spans.append((clock, clock + whole))
+                clock += whole
+            elif entry["do"] in ("interrupt", "recall"):
+                clock = int(entry["heard_pts"] if entry["do"] == "interrupt" else entry["pts"])
+                spans = [(begin, min(end, max(begin, clock))) for begin, end in spans]
+        return [end - begin for begin, end in spans]
+
     def session(self, engine: Engine, character: Character) -> Session:
         """A session that can live the recording again.
 
@@ -156,7 +184,7 @@ class Recording:
         """
         digests = iter(self.digests)
         try:
-            for chunk in replay(session, self.entries):
+            for chunk in replay(session, [self.facts, *self.entries]):
                 yield chunk, chunk_digest(chunk) == next(digests, None)
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{self.path} has a line that makes no sense: {error}", hint="record it again") from error
@@ -174,25 +202,14 @@ class Recording:
         return "; ".join(found) or "the same package, torch and kernels"
 
 
-def heard(session: Session, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """Of chunks that interrupts may cut, what is left to play: whole frames up to each cut, and no void chunk."""
-    most = 4 + math.ceil(session.config.max_lead / session.info.chunk_seconds) + session._engine.config.slots_per_session
-    waiting: deque[Chunk] = deque()  # those that a later interrupt may still cut
-    for chunk in chunks:
-        while waiting and waiting[-1].pts >= chunk.pts:
-            waiting.pop()
-        if waiting:
-            waiting[-1] = _until(waiting[-1], chunk.pts, session.info.chunk_samples // session.info.chunk_frames)
-        waiting.append(chunk)
-        while len(waiting) > most:
-            yield waiting.popleft()
-    yield from waiting
-
-
-def _until(chunk: Chunk, pts: int, frame: int) -> Chunk:
-    frames = -(-(pts - chunk.pts) // frame)
+def _first(chunk: Chunk, samples: int) -> Chunk | None:
+    """The whole frames within the first samples of a chunk."""
+    frame = len(chunk.audio) // len(chunk.video)
+    frames = samples // frame
     if frames >= len(chunk.video):
         return chunk
+    if not frames:
+        return None
     fields = {name: getattr(chunk, name) for name in Chunk.__slots__ if not name.startswith("_")}
     return Chunk(**fields, audio=chunk.audio[: frames * frame], video=chunk.video[:frames])
 

@@ -88,7 +88,7 @@ class Session:
         """Pushes pieces as they come, without limit on their total length.
 
         What does not fit into ``max_pending_text`` is held, and drawn by the thread that makes chunks as the text
-        is spoken. An interrupt ends the stream: no more of it is taken.
+        is spoken. What drops the text (an interrupt, a reset) ends the stream: no more of it is taken.
 
         Returns:
             How many characters were taken by now.
@@ -100,15 +100,19 @@ class Session:
                 if self._producer.cuts != cuts:
                     break
                 with self._producer.input() as speech:
-                    fits = speech.push_some(piece)
-                    taken += fits
-                    if fits:
-                        self._producer.journalled("push_text", text=piece[:fits])
-                        self._producer.text_comes()
+                    fits = min(len(piece), speech.room)
+                if fits:
+                    self.push_text(piece[:fits])
+                taken += fits
                 if fits < len(piece):
                     self._hold(_chain(piece[fits:], source))
                     break
         return taken
+
+    def _recall(self, pts: int) -> None:
+        """Takes back what was made from ``pts`` on, as background threading does for text that comes."""
+        with self._producer.changed:
+            self._producer.recall(pts)
 
     def _hold(self, source: Iterator[str]) -> None:
         """A stream that is drawn as it is spoken."""
@@ -210,7 +214,7 @@ class Session:
         with producer.changed:
             producer.check_open()
             producer.replace_stream(producer.new_stream(seed, first_turn=producer.stream.speech.next_turn))
-            producer.journalled("reset", seed=seed)
+            producer.journalled("reset", seed=seed, pts=producer.clock)
 
     def report_playback(self, pts: int) -> None:
         """Says which sample is being played.

@@ -30,7 +30,8 @@ class Snapshot:
     Attributes:
         nbytes: memory that the stream's context takes, shared with the session until it moves on; of a loaded
             one the file's size.
-        config: of the session it was taken from, without ``record``; ``engine.session(character, snapshot.config)`` makes a like one.
+        config: of the session it was taken from, without ``record``; ``engine.session(character, snapshot.config)``
+            makes a like one.
         character: the character's name.
         mode: what the character does while nothing is spoken.
     """

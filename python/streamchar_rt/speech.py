@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,6 +112,12 @@ class _Turn:
         return len(self.text) - self.spoken_until + self.waiting
 
     @property
+    def has_unspoken(self) -> bool:
+        """Whether text other than white space is left."""
+        waiting = (entry.strip() for entry in self.inbox if isinstance(entry, str))
+        return bool(self.text[self.spoken_until :].strip()) or any(waiting)
+
+    @property
     def whole_text(self) -> str:
         """What was pushed; of a stream that is being drawn, what was drawn."""
         return self.text + "".join(entry for entry in self.inbox if isinstance(entry, str))
@@ -177,12 +184,21 @@ class Speech:
                 )
             self._put(text)
 
-    def push_some(self, piece: str) -> int:
-        """Adds as much of a piece as there is room for; returns how many characters that is."""
+    def lift_limit(self) -> None:
+        """Takes all text from now on."""
+        self._limit = sys.maxsize
+
+    @property
+    def has_text(self) -> bool:
+        """Whether text other than white space waits to be spoken."""
         with self._lock:
-            room = max(0, self._limit - self._pending_length())
-            self._put(piece[:room])
-            return min(len(piece), room)
+            return any(turn.has_unspoken for turn in self._queue if isinstance(turn, _Turn))
+
+    @property
+    def room(self) -> int:
+        """How many more characters may wait."""
+        with self._lock:
+            return max(0, self._limit - self._pending_length())
 
     def hold(self, source: Iterator[str]) -> None:
         """Adds a stream whose pieces are drawn when speech needs them."""
@@ -291,6 +307,11 @@ class Speech:
     def speaking(self, state: UnitStream) -> bool:
         """Whether something other than an END is being spoken or lies ahead."""
         return self._last_spoken >= state.pointer
+
+    def at_rest(self, state: UnitStream) -> bool:
+        """Whether chunks made now depend on no text and no cue: nothing is spoken, held or about to take effect."""
+        with self._lock:
+            return not self.speaking(state) and self._pause is None and not self._cues and not self.ending
 
     @property
     def ending(self) -> bool:

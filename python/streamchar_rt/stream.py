@@ -39,6 +39,8 @@ class Mark:
     emotion: Emotion
     last_frame: Any
     pts: int
+    discontinuity: bool = False
+    fade: Fade | None = None
 
 
 @dataclass
@@ -82,7 +84,16 @@ class Stream:
     def mark(self) -> Mark:
         """The stream as it is now."""
         state = None if self.state is None else self.state.clone()
-        return Mark(state, self.timeline.clone(), replace(self.emotion), self.last_frame, self.pts)
+        fields = self.last_frame, self.pts, self.discontinuity, self.fade
+        return Mark(state, self.timeline.clone(), replace(self.emotion), *fields)
+
+    def back_to(self, mark: Mark) -> Stream:
+        """The stream as it was at ``mark``, with the text that it has now."""
+        state = None if mark.state is None else mark.state.clone()
+        return Stream(
+            self.make_state, self.speech.clone(), mark.timeline.clone(), replace(mark.emotion), state, mark.pts,
+            mark.last_frame, discontinuity=mark.discontinuity, fade=mark.fade,
+        )  # fmt: skip
 
     def cut(self, mark: Mark, last_turn: int, fade: Fade | None) -> Stream:
         """A stream without text that goes on from ``mark``; ``last_turn`` is the one that was cut."""

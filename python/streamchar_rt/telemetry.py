@@ -12,7 +12,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.chunks = self.turns = self.words = self.late = self.reduced = 0
-        self.underruns = self.interrupts = self.dropped = 0
+        self.underruns = self.interrupts = self.dropped = self.recalled = 0
         self.underrun_ms = 0.0
         self.first_ms = self.total_ms = self.worst_ms = 0.0
         self.stages = dict.fromkeys(_STAGES, 0.0)
@@ -50,6 +50,7 @@ class Counters:
             "underrun_ms": self.underrun_ms,
             "interrupts": self.interrupts,
             "dropped_chunks": self.dropped,
+            "recalled_chunks": self.recalled,
             **{f"interrupt_{name}_ms": value for name, value in self.last.items()},
             **{f"interrupt_{name}_worst_ms": value for name, value in self.worst.items()},
             "first_chunk_ms": self.first_ms,

@@ -71,8 +71,8 @@ class CachedDenoiser:
         for cache in caches:
             cache.commit(segment)
 
-    def velocities(self, caches: Sequence[ops.ContextCache], video: Sequence[torch.Tensor], audio: Sequence[torch.Tensor],
-                   styles: Sequence[Style], condition_video: Sequence[torch.Tensor],
+    def velocities(self, caches: Sequence[ops.ContextCache], video: Sequence[torch.Tensor],
+                   audio: Sequence[torch.Tensor], styles: Sequence[Style], condition_video: Sequence[torch.Tensor],
                    condition_audio: Sequence[torch.Tensor], t: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Velocities, float32, of several streams' noisy chunks at flow time ``t``; each sees the whole of its context.
 
