@@ -58,7 +58,8 @@ def test_chunks_are_those_of_a_session_stepped_by_hand(engine):
         assert session.step(timeout=0.05) is None
     for a, b in zip(chunks, truth, strict=True):
         assert (a.audio == b.audio).all() and (a.video == b.video).all()
-        assert (a.words, a.visemes, a.pts, a.index, a.end_of_turn) == (b.words, b.visemes, b.pts, b.index, b.end_of_turn)
+        assert (a.words, a.visemes, a.pts) == (b.words, b.visemes, b.pts)
+        assert (a.index, a.end_of_turn, a.mode) == (b.index, b.end_of_turn, b.mode)
 
 
 def test_the_ring_is_bounded(session):
@@ -279,7 +280,8 @@ def test_reset_restore_snapshot_and_fork(engine):
         session.restore(snapshot)
         session.say("one two")
         again = list(session.turn())
-        assert again[0].discontinuity and [c.pts for c in again] == [second[-1].pts + (i + 1) * CHUNK for i in range(len(again))]
+        assert again[0].discontinuity and not again[1].discontinuity
+        assert [c.pts - second[-1].pts for c in again] == [(i + 1) * CHUNK for i in range(len(again))]
         assert all((a.video == b.video).all() for a, b in zip(again, second, strict=True))
         with session.fork() as child:
             for one in (session, child):

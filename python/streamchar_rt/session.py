@@ -330,7 +330,9 @@ class Session:
                 while True:
                     come.clear()
                     ready, events = self._worker.take(0.0, waited=waited)
-                    chunk, waited = deliver(ready, events), True
+                    for event, details in events:  # an underrun is told while it lasts
+                        self._events.emit(event, details)
+                    chunk, waited = deliver(ready, []), True
                     if chunk is not None:
                         return chunk
                     await come.wait()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
-from .errors import ConfigError, StateError
+from .errors import StateError
 from .heard import Ledger, TurnText
 from .orchestrator.transcript import Transcript, TranscriptUpdate
 from .orchestrator.units import END, PAUSE_SHORT, is_pause
