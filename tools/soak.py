@@ -53,6 +53,7 @@ class Soak:
     samples: int = 0  # of sound that came
     frames: int = 0
     clock: int = 0  # where the next chunk must begin
+    floor: int = 0  # the earliest place to cut at: what was before an interrupt, restore or reset is not remembered
     expected: deque[str] = field(default_factory=deque)  # words of the text that have not come
     spoken: int = 0
     memory: list[tuple[float, int]] = field(default_factory=list)  # (minute of stream, bytes)
@@ -122,10 +123,10 @@ class Soak:
         session.resume()
 
     def _interrupt(self, session: Session) -> None:
-        back = int(self.rng.integers(0, self.engine.info.chunk_samples)) if self.samples else 0
-        receipt = session.interrupt(max(0, self.clock - back))
+        back = int(self.rng.integers(0, self.engine.info.chunk_samples))
+        receipt = session.interrupt(max(self.floor, self.clock - back))
         dropped = receipt.unspoken_text + " ".join(text for _, text in receipt.dropped_turns)
-        self.clock = receipt.cut_pts
+        self.clock = self.floor = receipt.cut_pts
         if len(_WORD.findall(dropped)) < len(self.expected):
             raise Failure(f"an interrupt at {receipt.cut_pts} lost text: {dropped!r} of {list(self.expected)}")
         self.expected.clear()
@@ -144,11 +145,12 @@ class Soak:
         expected = deque(self.expected)
         self._step(session, 2)
         session.restore(snapshot)
-        self.expected = expected
+        self.expected, self.floor = expected, self.clock
 
     def _reset(self, session: Session) -> None:
         session.reset(seed=int(self.rng.integers(1 << 40)))
         self.expected.clear()
+        self.floor = self.clock
 
     def _end(self, session: Session) -> None:
         session.end_turn()
