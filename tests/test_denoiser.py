@@ -131,3 +131,18 @@ def test_packed_blocks_equal_plain_ones_up_to_their_rounding(dit, storage, limit
     for i in (0, 1):
         for a, b in zip(velocities(packed, [i])[0], together[i]):
             assert (a - b).norm() <= 1e-5 * b.norm()          # the layers around the blocks may round differently
+
+
+@pytest.mark.parametrize("t", [0.0, 0.25, 0.6, 1.0])
+def test_audio_velocity_without_a_residual_is_the_gaussian_regression(dit, t):
+    """For x1 ~ N(mean, variance), x0 ~ N(0, 1) and x = (1 - t) x0 + t x1, E[x1 - x0 | x] by the covariances."""
+    noisy, condition = torch.randn(2, 16, 160), torch.randn(2, 16, 256)
+    mean, variance = dit.audio_mean(condition).double(), dit.config.audio_variance
+    covariance, total = t * variance - (1 - t), t ** 2 * variance + (1 - t) ** 2
+    want = mean + covariance / total * (noisy.double() - t * mean)
+    got = dit.audio_velocity(torch.zeros_like(noisy), noisy, condition, torch.full((2,), t))
+    assert (got.double() - want).abs().max() <= 1e-5 * want.abs().max()
+    # One unit of the residual is one deviation of what the noisy token leaves open.
+    one = dit.audio_velocity(torch.ones_like(noisy), noisy, condition, torch.full((2,), t)) - got
+    left = 1 + variance - covariance ** 2 / total             # Var[x1 - x0 | x]
+    assert torch.allclose(one, torch.full_like(one, left ** 0.5), atol=1e-5)

@@ -1,0 +1,78 @@
+"""Training's pieces fit together: names, windows, targets."""
+import numpy as np
+import pytest
+import torch
+
+from streamchar_rt.orchestrator.units import END, FIRST_PHONE, NUM_UNITS
+from tools.train.batches import StreamSampler
+from tools.train.condition import ConditionRegression
+from tools.train.denoiser import STEPS, Batches, Denoiser, flow_times, losses
+from tools.train.streams import CHUNK, HEAD, TAIL, Streams
+
+
+@pytest.fixture
+def streams(rng) -> Streams:
+    """Sixty short streams whose mel is a function of the unit alone, so that there is something to learn."""
+    spectra = rng.normal(0, 1, (NUM_UNITS, 80))
+    parts, rows, frames, units = {k: [] for k in ("mel", "place", "elapsed", "fraction", "unit")}, [], 0, 0
+    for number in range(60):
+        length = HEAD + 3 * CHUNK + TAIL
+        lengths = [HEAD, *rng.integers(2, 9, 40)]
+        unit = np.array([END, *rng.integers(FIRST_PHONE, FIRST_PHONE + 5, 40)])
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        place = np.searchsorted(starts, np.arange(length), side="right") - 1
+        parts["mel"].append(spectra[unit[place]].astype(np.float16))
+        parts["place"].append((place + units).astype(np.int32))
+        parts["elapsed"].append(np.minimum(np.arange(length) - starts[place], 255).astype(np.uint8))
+        parts["fraction"].append(np.zeros(length, np.float16))
+        parts["unit"].append(unit.astype(np.uint8))
+        rows += [(frames + HEAD + k * CHUNK, number % 4, units, units + 40, number, k) for k in range(3)]
+        frames, units = frames + length, units + len(unit)
+    arrays = {k: np.concatenate(v) for k, v in parts.items()}
+    return Streams(**arrays, stress=np.zeros(units, np.uint8), word_start=np.zeros(units, np.uint8), chunks=np.array(rows))
+
+
+def test_the_regression_learns_and_hands_its_weights_over(streams, seeded):
+    net = ConditionRegression()
+    sampler = StreamSampler(streams, held_out=4)
+    optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
+    history = []
+    for _ in range(40):
+        rows = sampler.rows(16)
+        mel = sampler.mel(rows, 0, CHUNK).reshape(16, CHUNK // 2, -1)
+        loss = (net(sampler.features(rows), torch.from_numpy(rows[:, 1].copy())) - mel).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(float(loss.detach()))
+    assert np.mean(history[-5:]) < 0.7 * history[0]
+    denoiser = Denoiser()
+    result = denoiser.load_state_dict(net.state_dict(), strict=False)
+    assert not result.unexpected_keys
+    assert torch.equal(denoiser.dit.audio_mean.weight, net.dit["audio_mean"].weight)
+
+
+def test_a_fresh_denoiser_starts_from_the_mean(streams, seeded):
+    """Before any training the audio's loss, in units of what the mean leaves open, is the mean's own error over the
+    assumed variance: nothing is lost by the network that adds nothing yet."""
+    batches = Batches(StreamSampler(streams, held_out=4, seed=3), None, 1, torch.device("cpu"))
+    net = Denoiser().eval()
+    net.dit.audio_mean.weight.data.zero_()
+    net.dit.audio_mean.bias.data.zero_()
+    with torch.no_grad():
+        batch = batches.sample(64, False)
+        values = [losses(net, batch, 4, torch.autocast("cpu", enabled=False)) for _ in range(6)]
+    variance = net.dit.config.audio_variance
+    for value in values:
+        assert torch.isfinite(value["loss"])
+    # With a mean of zero the data's second moment stands where the variance should; t = 0 weighs it by 1 / variance.
+    second = float(batch[1].square().mean())
+    assert float(np.mean([float(v["mean"]) for v in values])) == pytest.approx(second, rel=0.15)
+    assert float(np.mean([float(v["audio_only"]) for v in values])) < 1.2 * second / variance
+
+
+def test_half_of_the_flow_times_are_the_samplers(seeded):
+    t = flow_times(20_000, torch.device("cpu"))
+    assert 0 <= t.min() and t.max() <= 1
+    stops = torch.stack([(t == k / STEPS).float().mean() for k in range(STEPS)])
+    assert torch.allclose(stops, torch.full((STEPS,), 0.5 / STEPS), atol=0.015)
