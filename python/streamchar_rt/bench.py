@@ -34,7 +34,8 @@ class Result:
     def table(self) -> str:
         row = self.row
         lines = [
-            f"{row['model']} on {row['cpu']}, {row['threads']} threads, {row['kernels']} kernels, {row['steps']} steps",
+            f"{row['model']} on {row['cpu']}, {row['threads']} threads, {row['kernels']} kernels, "
+            f"{row['dtype']}, {row['steps']} steps",
             f"commit {row['commit'] or 'unknown'}, torch {row['torch']}, {row['chunks']} chunks of {row['chunk_ms']:.0f} ms",
             "",
             f"{'':<22}{'median':>9}{'p99':>9}",
@@ -98,6 +99,7 @@ def _row(engine: Engine, timings: list[StageTimings], first: list[float]) -> dic
         "cpu": machine.cpu_name(),
         "logical_cpus": machine.logical_cpus(),
         "threads": engine.threads,
+        "dtype": engine.dtype,
         "kernels": kernels.get("isa", "reference") if engine.config.kernels != "reference" else "reference",
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -213,7 +213,7 @@ def _bench(options: argparse.Namespace) -> int:
 def _load(options: argparse.Namespace) -> Engine:
     from .engine import Engine
 
-    return Engine.load(options.model, threads=options.threads, kernels=options.kernels)
+    return Engine.load(options.model, threads=options.threads, kernels=options.kernels, dtype=options.dtype)
 
 
 # ---------------------------------------------------------------- progress
@@ -267,6 +267,10 @@ def _parser() -> argparse.ArgumentParser:
     engine = argparse.ArgumentParser(add_help=False, parents=[common])
     engine.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: physical cores)")
     engine.add_argument("--kernels", choices=("auto", "native", "reference"), default="auto")
+    engine.add_argument(
+        "--dtype", choices=("auto", "fp32", "bf16", "int8"), default="auto",
+        help="of the transformer's weights (default: bf16 where the processor has AMX, else fp32)",
+    )  # fmt: skip
     engine.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same bytes (default: 0)")
     engine.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     engine.add_argument("-q", "--quiet", action="store_true", help="no progress bar")

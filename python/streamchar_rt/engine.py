@@ -104,6 +104,7 @@ class Engine:
         self.pipeline = pipeline
         self.models = models
         self.threads = threads
+        self.dtype: str = _storage(config) or "fp32"  # of the transformer's weights: what "auto" came to
         self.default_steps: int = bundle.steps
         self.session_bytes = _plan(bundle, config, 1)["session"]
         self._pronouncer = pronouncer
