@@ -264,13 +264,14 @@ def _parser() -> argparse.ArgumentParser:
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--model", default="mini", metavar="NAME|FOLDER", help="shipped model or bundle (default: mini)")
+    dtype = {
+        "choices": ("auto", "fp32", "bf16", "int8"), "default": "auto",
+        "help": "of the transformer's weights (default: bf16 where the processor has AMX, else fp32)",
+    }  # fmt: skip
     engine = argparse.ArgumentParser(add_help=False, parents=[common])
     engine.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: physical cores)")
     engine.add_argument("--kernels", choices=("auto", "native", "reference"), default="auto")
-    engine.add_argument(
-        "--dtype", choices=("auto", "fp32", "bf16", "int8"), default="auto",
-        help="of the transformer's weights (default: bf16 where the processor has AMX, else fp32)",
-    )  # fmt: skip
+    engine.add_argument("--dtype", **dtype)
     engine.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same bytes (default: 0)")
     engine.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's)")
     engine.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
@@ -292,6 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("-c", "--character", metavar="PICTURE", help="where the character is not a shipped one")
     replay.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: physical cores)")
     replay.add_argument("--kernels", choices=("auto", "native", "reference"), default="auto")
+    replay.add_argument("--dtype", **dtype)
     replay.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     replay.set_defaults(run=_replay)
 
