@@ -7,6 +7,7 @@ from streamchar_rt.orchestrator.units import END, FIRST_PHONE, NUM_UNITS
 from tools.train.batches import StreamSampler
 from tools.train.condition import ConditionRegression
 from tools.train.denoiser import STEPS, Batches, Denoiser, flow_times, losses
+from tools.train.scenes import Scenes
 from tools.train.streams import CHUNK, HEAD, TAIL, Streams
 
 
@@ -76,3 +77,15 @@ def test_half_of_the_flow_times_are_the_samplers(seeded):
     assert 0 <= t.min() and t.max() <= 1
     stops = torch.stack([(t == k / STEPS).float().mean() for k in range(STEPS)])
     assert torch.allclose(stops, torch.full((STEPS,), 0.5 / STEPS), atol=0.015)
+
+
+def test_movement_weighs_the_places_that_change(rng):
+    """Latents still but for one token of the grid, and the motion code, which moves everywhere."""
+    video = np.repeat(rng.normal(0, 1, (40, 1, 12, 16, 16)), 4, 1)
+    video[:, :, :4] = rng.normal(0, 1, (40, 4, 4, 16, 16))
+    row, column = (int(i) for i in rng.integers(0, 8, 2))
+    video[:, :, 4:, 2 * row: 2 * row + 2, 2 * column: 2 * column + 2] = rng.normal(0, 1, (40, 4, 8, 2, 2))
+    scenes = Scenes(np.zeros((40, 6)), np.zeros(40), video.astype(np.float16), None, None, None, np.zeros(12), np.ones(12))
+    weights = scenes.movement()
+    assert weights.shape == (8, 8) and weights.mean() == pytest.approx(1, abs=1e-5)
+    assert weights[row, column] == pytest.approx(64, rel=1e-4)

@@ -100,10 +100,11 @@ class AlignedEngine(Engine):
         super().__init__(*args)
         self.spoken: list[tuple[int, int, int]] = []  # (place, unit, stress) of each half-frame
 
-    def generate(self, state: Any, style: tuple[int, int, int], steps: int) -> Any:
+    def generate(self, state: Any, *rest: Any) -> Any:
         base, rows = state.units.base, list(state.units.rows)  # the state forgets units as it speaks
-        raw = super().generate(state, style, steps)
-        self.spoken += [(int(place), *rows[place - base][:2]) for place in raw.places]
+        raw = super().generate(state, *rest)
+        if raw is not None:
+            self.spoken += [(int(place), *rows[place - base][:2]) for place in raw.places]
         return raw
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from streamchar_rt.codecs.video import FRAMES
+from streamchar_rt.codecs.video import FRAMES, MotionCode
 from streamchar_rt.orchestrator.units import END, UNIT_NAMES, is_phone
 
 from .streams import CHUNK, LEAD, Streams
@@ -64,6 +64,15 @@ class Scenes:
         shape = (-1, 1, 1)
         x = (latents.astype(np.float32) - self.mean.reshape(shape)) / self.std.reshape(shape)
         return torch.from_numpy(x)
+
+    def movement(self, patch: int = 2) -> np.ndarray:
+        """How much each place of the token grid moves by itself, float32 (h / patch, w / patch), mean 1: the mean square
+        of the normalised local latents' change from one to the next. Faces are where others are, so eyes and mouth
+        stand out."""
+        sample = self.normalize(self.video[:: max(1, len(self.video) // 500)]).numpy()[:, :, MotionCode.CHANNELS:]
+        change = np.square(np.diff(sample, axis=1)).mean((0, 1, 2))
+        grid = change.reshape(len(change) // patch, patch, -1, patch).mean((1, 3))
+        return (grid / grid.mean()).astype(np.float32)
 
     def sample(self, count: int, rng: np.random.Generator) -> SceneBatch:
         at = self.usable[rng.integers(0, len(self.usable), count)]
