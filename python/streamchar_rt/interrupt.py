@@ -91,6 +91,11 @@ class History:
     def oldest_pts(self) -> int:
         return self._boundaries[0].pts
 
+    @property
+    def oldest_place(self) -> int:
+        """The first unit that a stream taken back to one of the boundaries may still ask for."""
+        return min(entry.mark.timeline.oldest_place for entry in self._boundaries if entry.mark is not None)
+
     def add(self, audio: npt.NDArray[np.float32], pts: int, mark: Mark) -> None:
         """A chunk with this sound has been made; the stream after it is ``mark``, at ``pts``."""
         self._boundaries[-1].audio = audio.copy()

@@ -58,6 +58,7 @@ class Job:
     style: tuple[int, int, int] = (0, 0, 0)  # the model's indices of voice, emotion and mode
     generates: bool = True  # False: the last picture is held
     computing: bool = False
+    outdated: bool = False  # text has come that need not wait until this chunk of rest is heard
     events: list[Event] = field(default_factory=list)
 
 
@@ -189,7 +190,12 @@ class Producer:
         stream, job = self.stream, self._job
         if stream.state is None or not stream.speech.at_rest(stream.state):
             return
-        if job is not None and (not job.computing or self.is_void(job) or job.events or job.mode is Mode.SPEAKING):
+        if job is not None and self.is_void(job):
+            return
+        if job is not None and not job.computing:
+            job.outdated = True  # what it is to be is not decided yet, or it is about to be done
+            return
+        if job is not None and (job.events or job.mode is Mode.SPEAKING):
             return
         pts, rest = self.clock, 0
         for ready in reversed(self.ring):
@@ -199,6 +205,12 @@ class Producer:
         if rest or job is not None:
             with contextlib.suppress(StateError):  # text is being drawn, and cannot be copied
                 self.recall(pts)
+
+    def _void_if_outdated(self, job: Job) -> None:
+        """Takes back a chunk of rest that text came upon before it was computed. The lock is held."""
+        if job.outdated and not self.is_void(job):
+            job.outdated, job.computing = False, True
+            self._recall_rest()
 
     def recall(self, pts: int) -> None:
         """Goes back to the chunk boundary at ``pts``, with the text that waits. The lock is held."""
@@ -306,6 +318,7 @@ class Producer:
     def start(self, job: Job) -> bool:
         """Notes that the job is being computed; False where it has become worthless."""
         with self.changed:
+            self._void_if_outdated(job)
             job.computing = not self.is_void(job)
             return job.computing
 
@@ -331,6 +344,8 @@ class Producer:
         digest = None if self.journal is None else chunk_digest(chunk)
         ready = Ready(chunk, (*job.events, *events))
         with self.changed:
+            if not events and not chunk.end_of_turn:
+                self._void_if_outdated(job)
             if self.is_void(job):
                 return None
             job.stream.discontinuity, job.stream.fade = False, None
@@ -339,9 +354,7 @@ class Producer:
             self._index += 1
             self._history.add(chunk.audio, self.clock, mark)
             self._forget()
-            job.stream.speech.forget_before(
-                job.stream.timeline.oldest_place, self._history.oldest_pts - self.offset
-            )
+            job.stream.speech.forget_before(self._history.oldest_place, self._history.oldest_pts - self.offset)
             if self.journal is not None:
                 self.journal.end(job.steps, digest)
             if hand_out:
