@@ -1,7 +1,9 @@
 """What of the text has been heard by a given time: exact character offsets, for receipts and for captions.
 
 Speech notes when each word begins, when it is over and when each turn is over. Generated chunks may lie seconds
-ahead of the listener; any time back to the oldest one that may still be asked for has its exact answer.
+ahead of the listener; any time back to the oldest one that may still be asked for has its exact answer. Of what
+had been heard by then, only the chunks that begin before that time can tell: whether those behind it are made
+already, or under way, changes nothing.
 """
 from __future__ import annotations
 
@@ -27,6 +29,7 @@ class TurnText(NamedTuple):
 
 class _Note(NamedTuple):
     pts: int
+    chunk: int  # pts of the chunk that tells
     begun: int  # characters of the turn up to the end of the last word that has begun
     over: int  # the same for the last word that is over
 
@@ -50,11 +53,11 @@ class Ledger:
         if not self._entries or self._entries[-1].turn is not turn:
             self._entries.append(_Entry(turn))
 
-    def word_begins(self, turn: Turn, pts: int, char_end: int) -> None:
-        self._note(turn, pts, char_end, 0)
+    def word_begins(self, turn: Turn, pts: int, chunk_pts: int, char_end: int) -> None:
+        self._note(turn, pts, chunk_pts, char_end, 0)
 
-    def word_is_over(self, turn: Turn, pts: int, char_end: int) -> None:
-        self._note(turn, pts, 0, char_end)
+    def word_is_over(self, turn: Turn, pts: int, chunk_pts: int, char_end: int) -> None:
+        self._note(turn, pts, chunk_pts, 0, char_end)
 
     def turn_is_over(self, turn: Turn, pts: int, chunk_pts: int) -> None:
         entry = self._entry(turn)
@@ -63,9 +66,9 @@ class Ledger:
     def heard(self, pts: int) -> list[TurnText]:
         """Turns that are not over at ``pts``, cut behind the last word that was heard whole by then."""
         return [
-            self._cut(entry, max((note.over for note in entry.notes if note.pts <= pts), default=0))
+            self._cut(entry, max((note.over for note in entry.notes if note.pts <= pts and note.chunk < pts), default=0))
             for entry in self._entries
-            if entry.end_pts is None or entry.end_pts > pts
+            if entry.end_pts is None or entry.end_pts > pts or entry.end_chunk >= pts
         ]
 
     def given(self, pts: int) -> list[TurnText]:
@@ -98,7 +101,7 @@ class Ledger:
     def _entry(self, turn: Turn) -> _Entry:
         return next(entry for entry in reversed(self._entries) if entry.turn is turn)
 
-    def _note(self, turn: Turn, pts: int, begun: int, over: int) -> None:
+    def _note(self, turn: Turn, pts: int, chunk_pts: int, begun: int, over: int) -> None:
         notes = self._entry(turn).notes
-        last = notes[-1] if notes else _Note(pts, 0, 0)
-        notes.append(_Note(pts, max(begun, last.begun), max(over, last.over)))
+        last = notes[-1] if notes else _Note(pts, chunk_pts, 0, 0)
+        notes.append(_Note(pts, chunk_pts, max(begun, last.begun), max(over, last.over)))

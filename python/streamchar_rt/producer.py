@@ -59,7 +59,14 @@ class Job:
     generates: bool = True  # False: the last picture is held
     computing: bool = False
     outdated: bool = False  # text has come that need not wait until this chunk of rest is heard
+    at_rest: bool = False  # nothing is spoken, held or about to take effect, neither when it begins nor in it
+    waited: int = 0  # the queue's patience when it began
     events: list[Event] = field(default_factory=list)
+
+    @property
+    def rests(self) -> bool:
+        """Whether nobody misses the chunk if text takes its place; known once it is planned."""
+        return self.at_rest and not self.events
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Ready:
 
     chunk: Chunk
     events: tuple[Event, ...]
+    rests: bool  # nobody misses it if text takes its place
 
 
 @dataclass(frozen=True)
@@ -195,11 +203,11 @@ class Producer:
         if job is not None and not job.computing:
             job.outdated = True  # what it is to be is not decided yet, or it is about to be done
             return
-        if job is not None and (job.events or job.mode is Mode.SPEAKING):
+        if job is not None and not job.rests:
             return
         pts, rest = self.clock, 0
         for ready in reversed(self.ring):
-            if ready.events or ready.chunk.end_of_turn or ready.chunk.mode is Mode.SPEAKING:
+            if not ready.rests:
                 break
             pts, rest = ready.chunk.pts, rest + 1
         if rest or job is not None:
@@ -215,6 +223,8 @@ class Producer:
     def recall(self, pts: int) -> None:
         """Goes back to the chunk boundary at ``pts``, with the text that waits. The lock is held."""
         stream = self.stream.back_to(self._history.mark_at(pts))
+        if self._job is not None and not self.is_void(self._job):
+            stream.speech.waited = self._job.waited  # it has not been waited for that chunk
         self._history.back_to(pts)
         if self.journal is not None:
             self.journal.end(None)
@@ -272,6 +282,8 @@ class Producer:
             stream = self.stream
             job = Job(self.epoch, stream, self.rest, steps or self._choose_steps(), time.perf_counter())
             self._job, self._warnings = job, job.events
+            job.at_rest = stream.state is not None and stream.speech.at_rest(stream.state)
+            job.waited = stream.speech.waited
             stream.speech.seal()
             if self.journal is not None:
                 self.journal.begin()
@@ -296,6 +308,7 @@ class Producer:
         state, speech = stream.state, stream.speech
         speech.feed(state, stream.pts, rate)
         speaking = speech.speaking(state)
+        job.at_rest = job.at_rest and speech.at_rest(state)
         for cue in speech.acting_cues(state.pointer, _EMOTION_REACH):
             stream.emotion.act(cue, self.engine.emotions(), stream.pts, rate)
         job.mode = Mode.SPEAKING if speaking else job.rest
@@ -342,9 +355,9 @@ class Producer:
         chunk, events = finish_chunk(self, job, raw)
         mark = dataclasses.replace(job.stream.mark(), discontinuity=False, fade=None)
         digest = None if self.journal is None else chunk_digest(chunk)
-        ready = Ready(chunk, (*job.events, *events))
+        ready = Ready(chunk, (*job.events, *events), job.rests and not events and not chunk.end_of_turn)
         with self.changed:
-            if not events and not chunk.end_of_turn:
+            if ready.rests:
                 self._void_if_outdated(job)
             if self.is_void(job):
                 return None

@@ -166,7 +166,7 @@ class Speech:
         self._acted = 0  # of those, how many take effect already
         self._pause: tuple[int, float] | None = None  # an END that is held, and for how many seconds
         self._pause_since: int | None = None
-        self._waited = 0
+        self.waited = 0  # chunks for which a character at rest has waited for an unfinished text to go on
 
     # ------------------------------------------------------------ input: any thread
     def push(self, text: str) -> None:
@@ -356,8 +356,8 @@ class Speech:
         last = next((entry for entry in reversed(turn.ready) if isinstance(entry, _Token)))
         if speaking or turn.flushed or is_pause(last.unit) and last.unit != PAUSE_SHORT:
             return True
-        self._waited += 1
-        return self._waited > _PATIENCE
+        self.waited += 1
+        return self.waited > _PATIENCE
 
     # ---- reading
     def _read(self, turn: _Turn, wanted: int) -> None:
@@ -448,7 +448,7 @@ class Speech:
                 (place,) = state.append_units([(entry.unit, entry.stress, entry.word_start)])
                 self._units[place] = SpokenUnit(entry.unit, turn.id, entry.word, entry.number)
                 self._last_place = self._last_spoken = place
-        self._waited = 0
+        self.waited = 0
 
     def _append_end(self, state: UnitStream, turn_id: int) -> int:
         if self._units[self._last_place].unit != END:
@@ -482,14 +482,14 @@ class Speech:
             turn = turn if isinstance(turn, _Turn) else None
             for entry in reached:
                 unit = self._units[entry.place]
-                self._leave_words(before, entry)
+                self._leave_words(before, entry, pts)
                 before = entry.place
                 if turn is not None and unit.turn_id == turn.id:
                     if unit.unit != END and not turn.started:
                         turn.started, started = True, entry.pts
                     if unit.word is not None and unit.word.end > turn.spoken_until:
                         turn.spoken_until = unit.word.end
-                        self._ledger.word_begins(turn, entry.pts, unit.word.end)
+                        self._ledger.word_begins(turn, entry.pts, pts, unit.word.end)
             if self._pause is not None and self._pause_since is None and place >= self._pause[0]:
                 self._pause_since = time_of(self._pause[0])
             if turn is not None and turn.end_place is not None and place >= turn.end_place:
@@ -512,7 +512,7 @@ class Speech:
         for old in [p for p in self._units if p < place and p != self._last_place]:
             del self._units[old]
 
-    def _leave_words(self, before: int, entry: Reached) -> None:
+    def _leave_words(self, before: int, entry: Reached, chunk_pts: int) -> None:
         """Words between the place before and the one that is reached now have been spoken to their end."""
         following = self._units[entry.place].word
         for place in range(before, entry.place):
@@ -520,7 +520,7 @@ class Speech:
             if unit.word is not None and unit.word is not following:
                 turn = self._ledger.turn(unit.turn_id)
                 if turn is not None:
-                    self._ledger.word_is_over(turn, entry.pts, unit.word.end)
+                    self._ledger.word_is_over(turn, entry.pts, chunk_pts, unit.word.end)
 
     # ------------------------------------------------------------ copies
     def after_cut(self, last_turn: int, stands_at: int) -> Speech:
