@@ -1,6 +1,7 @@
 """The shipped model end to end: command, session, repeatable bytes, memory."""
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -153,17 +154,29 @@ def test_interrupt_of_the_real_thing(engine):
 
 
 def test_memory_does_not_grow(engine):
-    from streamchar_rt.machine import resident_bytes
-
-    def low_water(session, chunks):
-        """Memory goes up and down by the temporary tensors of a chunk; what is kept shows in the minimum."""
-        return min(resident_bytes() for _ in range(chunks) if session.step())
-
+    """Of what the allocator has given out, not of what the system counts: that goes up and down by 100 MiB."""
+    if memory_in_use() is None:
+        pytest.skip("this C library does not say how much memory is in use (no mallinfo2)")
     with engine.session(engine.characters()[0], seed=5) as session:
         session.push_stream("Good morning, my friend. " for _ in range(100))
-        low_water(session, 4)
-        before, after = low_water(session, 10), low_water(session, 10)
-        assert after - before < 16 * 2**20  # the video of ten chunks would be 40 MiB
+        used = []
+        for _ in range(24):
+            session.step()
+            used.append(memory_in_use())
+        # Words, notes of what was heard and the pools behind them may come and go; a chunk's video is 4 MiB.
+        assert max(used[18:]) - max(used[8:18]) < 2**20, used
+
+
+def memory_in_use():
+    """Bytes that the process has from malloc and has not given back; None where the C library does not tell."""
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    counts = type("Counts", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in names.split()]})
+    ask = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if ask is None:
+        return None
+    ask.restype = counts
+    found = ask()
+    return found.uordblks + found.hblkhd
 
 
 def test_doctor_and_bench(tmp_path):

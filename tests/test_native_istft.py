@@ -42,9 +42,14 @@ def in_double(frames, window, hop, tail, weight):
 def test_equals_float64(isa, batch, count, size, hop, layout):
     arguments = problem(fresh_generator(), batch, count, size, hop, layout)
     got = ops.istft_overlap_add(*arguments)
-    wanted = reference.istft_overlap_add(*in_double(*arguments))
+    exact = in_double(*arguments)
+    wanted = reference.istft_overlap_add(*exact)
+    # A transform's error is as large as its frame makes it, also in a sample that cancels to almost nothing.
+    pieces = torch.fft.irfft(exact[0], size, dim=1) * exact[1][:, None]
+    typical = float(pieces.square().mean().sqrt()) if count else 0.0
     for a, b in zip(got, wanted, strict=True):
-        assert a.shape == b.shape and relative_error(a, b) < LIMIT
+        assert a.shape == b.shape
+        assert float((a.double() - b).norm()) <= LIMIT * max(float(b.norm()), typical * b.numel() ** 0.5)
 
 
 def test_definition_agrees_with_torch_istft():

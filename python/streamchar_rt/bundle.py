@@ -3,7 +3,8 @@
 The manifest names every file with its size and SHA-256, and carries a digest of itself, so that a truncated or
 edited bundle is found when it is opened and not when it misbehaves.
 
-Weights are stored as fp16, or as int8 with an fp16 scale for each row (of the first axis) in ``NAME.scale``.
+Weights are stored as fp16, or as int8 with a scale for each row (of the first axis) in ``NAME.scale``: fp32,
+since the steps of small rows are below what fp16 holds exactly.
 
 Keys of ``manifest.json``::
 
@@ -331,12 +332,12 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _to_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows rounded to 255 steps, int8 of the tensor's shape, and their steps, fp16 (rows,)."""
+    """Rows rounded to 255 steps, int8 of the tensor's shape, and their steps, fp32 (rows,)."""
     import torch
 
     rows = tensor.float().flatten(1)
-    step = (rows.abs().amax(1) / 127).clamp(min=2.0**-24).half()
-    return (rows / step.float()[:, None]).round().clamp(-127, 127).to(torch.int8).reshape(tensor.shape), step
+    step = (rows.abs().amax(1) / 127).clamp(min=2.0**-31)  # a row of zeros has a step, too
+    return (rows / step[:, None]).round().clamp(-127, 127).to(torch.int8).reshape(tensor.shape), step
 
 
 def _restore_int8(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
