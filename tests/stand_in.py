@@ -16,6 +16,7 @@ from PIL import Image
 from streamchar_rt.bundle import open_bundle, save_bundle
 from streamchar_rt.config import EngineConfig
 from streamchar_rt.engine import Engine
+from streamchar_rt.lanes import Lanes
 from streamchar_rt.orchestrator.lexicon import PhoneToken
 from streamchar_rt.orchestrator.pronounce import Pronouncer
 from streamchar_rt.orchestrator.units import END, PHONE_ID, is_pause
@@ -197,6 +198,6 @@ def make_engine(folder: Path, **overrides) -> Engine:
     """An engine whose model is the stand-in; ``folder``: where its bundle is, or where to put one."""
     there = folder / "bundle"
     bundle = open_bundle(there if there.is_dir() else make_bundle(there))
-    models = SimpleNamespace(denoiser=SimpleNamespace(layout=SimpleNamespace(audio_lead=2.0)))
+    models = SimpleNamespace(denoiser=SimpleNamespace(layout=SimpleNamespace(audio_lead=2.0)), lanes=Lanes())
     config = EngineConfig(**{"max_sessions": 8, **overrides})
     return Engine(bundle, config, pipeline, models, Pronouncer(_Dictionary(), _Spelling()), threads=1)

@@ -18,7 +18,7 @@ Stage = Callable[[Sequence[Argument]], list[Any]]
 
 
 class Batching:
-    """Remembers which stages give the same bytes together. One per set of models; not for concurrent calls."""
+    """Remembers which stages give the same bytes together. One per set of models, for all its lanes."""
 
     def __init__(self) -> None:
         self.exact: dict[tuple[str, int], bool] = {}  # (stage, number of streams)

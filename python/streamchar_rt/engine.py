@@ -297,7 +297,9 @@ class Engine:
             session.close()
         self._closed = True
         self._characters.clear()
-        self.models = None
+        models, self.models = self.models, None
+        if models is not None:
+            models.lanes.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,242 +1,27 @@
 """One chunk of one stream: orchestrate, denoise, decode. The hot path is ``generate_chunks``."""
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from .batching import Batching
+from . import ops
 from .codecs import mel as mel_codec
-from .codecs.video import ReferenceEncoder, VideoCodecConfig, VideoDecoder
-from .codecs.vocoder import LOOKAHEAD, Vocoder, VocoderConfig, VocoderState
+from .codecs.vocoder import VocoderState
 from .denoiser import noise as random
-from .denoiser.context import MOTION, SINK, CachedDenoiser
-from .denoiser.dit import DiTConfig, JointDiT
+from .denoiser.context import MOTION, SINK
 from .denoiser.dit import Style as StyleTensors
-from .ops import Storage
-from .orchestrator.condition import LONGEST, ConditionConfig, ConditionEncoder
-from .orchestrator.model import Orchestrator, OrchestratorConfig
-from .orchestrator.units import END, PAD
+from .model_state import StreamState
+from .models import CharacterFeatures, Models, Style, encode_character
 from .planner import Plan, align, read
-
-#: What of a state is plain values, arrays and tensors.
-_VALUES = ("seed", "chunk_index", "pointer", "elapsed", "history", "past", "previous_latent", "audio_rest")
 
 __all__ = ["CharacterFeatures", "Models", "RawChunk", "StreamState", "Style", "encode_character", "generate_chunk",
            "generate_chunks"]
-
-
-@dataclass(frozen=True)
-class Style:
-    """What a chunk is to be like. ``emotion``: neutral, happy, sad, angry, surprised; ``mode``: idle, listening, speaking."""
-    voice: int = 0
-    emotion: int = 0
-    mode: int = 0
-
-
-@dataclass(frozen=True)
-class CharacterFeatures:
-    """A reference picture, encoded once."""
-    picture: torch.Tensor                       # (1, 4, H, W) premultiplied [0, 1], float32
-    features: tuple[torch.Tensor, ...]          # at 1/4, 1/8 and 1/16; the denoiser sees the last
-
-    def to_tensors(self) -> dict[str, torch.Tensor]:
-        return {"picture": self.picture, **{f"features.{i}": f.float() for i, f in enumerate(self.features)}}
-
-    @classmethod
-    def from_tensors(cls, models: "Models", tensors: Mapping[str, torch.Tensor]) -> "CharacterFeatures":
-        layout = dict(dtype=models.picture_dtype, memory_format=torch.channels_last)
-        return cls(tensors["picture"], tuple(tensors[f"features.{i}"].to(**layout) for i in range(3)))
-
-
-class Models:
-    """All networks of a bundle, ready to run. Immutable; shared by sessions."""
-
-    sample_rate = mel_codec.SAMPLE_RATE
-    fps = Fraction(25)
-
-    def __init__(self, *, orchestrator: Orchestrator, condition: ConditionEncoder, dit: JointDiT, vocoder: Vocoder,
-                 reference_encoder: ReferenceEncoder, video_decoder: VideoDecoder, latent_mean: torch.Tensor, latent_std: torch.Tensor, default_steps: int = 4,
-                 picture_dtype: torch.dtype = torch.float32, kernels: str = "auto", storage: Storage | None = None):
-        freeze = lambda m: m.eval().requires_grad_(False)
-        picture = lambda m: freeze(m).to(dtype=picture_dtype, memory_format=torch.channels_last)
-        self.picture_dtype, self.default_steps = picture_dtype, default_steps
-        self.orchestrator, self.condition, self.vocoder = freeze(orchestrator), freeze(condition), freeze(vocoder)
-        self.denoiser = CachedDenoiser(freeze(dit), kernels, storage)
-        self.reference_encoder, self.video_decoder = picture(reference_encoder), picture(video_decoder)
-        self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1)
-        self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1)
-        self.batching = Batching()
-        layout = dit.config.layout
-        self.chunk_frames = layout.frames
-        self.chunk_samples = int(self.chunk_frames * self.sample_rate / self.fps)
-        self.width = self.height = video_decoder.config.size
-
-    @classmethod
-    def from_parts(cls, manifest: Mapping, tensors: Mapping[str, torch.Tensor], *,
-                   picture_dtype: torch.dtype = torch.float32, threads: int | None = None, kernels: str = "auto",
-                   storage: Storage | None = None) -> "Models":
-        """From a bundle's manifest and tensors; raises KeyError or RuntimeError where they do not fit together.
-
-        ``picture_dtype``: of the reference encoder and the video decoder. ``storage``: pack the denoiser's weights as
-        "bf16" or "int8"; its blocks can then only be run through it.
-        """
-        config = manifest["model"]
-        codec = VideoCodecConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["video_codec"].items()})
-        nets = {"orchestrator": Orchestrator(OrchestratorConfig(**config["orchestrator"])),
-                "condition": ConditionEncoder(ConditionConfig(**config["condition"])),
-                "dit": JointDiT(DiTConfig.from_dict(config["dit"])), "vocoder": Vocoder(VocoderConfig(**config["vocoder"])),
-                "reference_encoder": ReferenceEncoder(codec), "video_decoder": VideoDecoder(codec)}
-        for name, net in nets.items():
-            own = {k[len(name) + 1:]: v.float() for k, v in tensors.items() if k.startswith(name + ".")}
-            net.load_state_dict(own)
-        return cls(**nets, latent_mean=tensors["latent.mean"], latent_std=tensors["latent.std"],
-                   default_steps=int(config.get("steps", 4)), picture_dtype=picture_dtype, kernels=kernels, storage=storage)
-
-    def memory_per_session(self) -> int:
-        """Bytes of a session's context cache and decoder states."""
-        config = self.orchestrator.config
-        state = 4 * (2 * config.history_tokens * config.mel_bins + self.width * self.height * 4)
-        return int(self.denoiser.new_cache().memory_plan()["total"]) + state
-
-
-@torch.inference_mode()
-def encode_character(models: Models, rgba: np.ndarray) -> CharacterFeatures:
-    """Encode a picture, uint8 (H, W, 4) straight alpha, of the models' size."""
-    straight = torch.from_numpy(np.ascontiguousarray(rgba)).permute(2, 0, 1)[None].float() / 255.0
-    picture = torch.cat([straight[:, :3] * straight[:, 3:], straight[:, 3:]], 1)
-    return CharacterFeatures(picture, tuple(models.reference_encoder(picture.to(models.picture_dtype))))
-
-
-class _Units:
-    """The transcript units in sight. Places are absolute and never reused; what was spoken is forgotten."""
-
-    def __init__(self) -> None:
-        self.base = 0
-        self.rows: list[tuple[int, int, int]] = [(END, 0, 0)]
-
-    @property
-    def stop(self) -> int:
-        return self.base + len(self.rows)
-
-    def forget_before(self, place: int) -> None:
-        drop = max(0, place - self.base)
-        del self.rows[:drop]
-        self.base += drop
-
-    def window(self, first: int, count: int) -> np.ndarray:
-        """Rows (count, 3) from place ``first``; PAD outside."""
-        out = np.zeros((count, 3), np.int64)
-        out[:, 0] = PAD
-        low, high = max(first, self.base), min(first + count, self.stop)
-        if high > low:
-            out[low - first: high - first] = self.rows[low - self.base: high - self.base]
-        return out
-
-
-class StreamState:
-    """Everything that changes in one stream."""
-
-    def __init__(self, models: Models, character: CharacterFeatures, seed: int):
-        config, condition = models.orchestrator.config, models.condition.config
-        self.models, self.character, self.seed = models, character, seed
-        self.chunk_index = 0
-        self.pointer = 0                               # place of the unit spoken at the end of the last chunk
-        self.units = _Units()
-        silence = (mel_codec.SILENCE - mel_codec.MEAN) / mel_codec.STD
-        self.history = torch.full((2 * config.history_tokens, config.mel_bins), silence)
-        self.elapsed = LONGEST
-        # unit, stress, word start and elapsed of the half-frames before the chunk
-        self.past = np.tile(np.array([END, 0, 0, LONGEST]), (condition.past, 1))
-        self.previous_latent: torch.Tensor | None = None
-        self.vocoder: VocoderState = models.vocoder.start()
-        self.audio_rest = torch.zeros(0)
-        self.cache = models.denoiser.new_cache()
-        with torch.inference_mode():
-            models.denoiser.write_reference(self.cache, character.features[-1])
-            self._start_audio()
-
-    def _start_audio(self) -> None:
-        """The mel leads the picture: decode the silence of the first frames and drop what lies before zero."""
-        layout = self.models.denoiser.layout
-        lead = int(layout.audio_lead * 2)
-        mel = torch.full((1, lead, mel_codec.N_MELS), mel_codec.SILENCE)
-        samples, self.vocoder = self.models.vocoder.stream(mel, self.vocoder)
-        self.audio_rest = samples[0, (mel_codec.N_FFT - mel_codec.HOP) // 2:]
-
-    @property
-    def pending(self) -> int:
-        """Units appended and not yet reached."""
-        return self.units.stop - 1 - self.pointer
-
-    def append_units(self, units: Sequence[tuple[int, int, bool]]) -> range:
-        """Append (unit, stress, word_start); returns their places."""
-        first = self.units.stop
-        self.units.rows.extend((int(u), int(s), int(w)) for u, s, w in units)
-        return range(first, self.units.stop)
-
-    def drop_after(self, place: int) -> None:
-        """Forget the units after ``place``, which must not lie before the pointer."""
-        if place < self.pointer:
-            raise ValueError(f"place {place} was already spoken (the pointer is at {self.pointer})")
-        del self.units.rows[place + 1 - self.units.base:]
-
-    def export(self) -> dict[str, Any]:
-        """Everything but models and character, as plain values, arrays and tensors; see ``from_export``."""
-        return {
-            "values": {name: getattr(self, name) for name in _VALUES},
-            "units": {"base": self.units.base, "rows": np.array(self.units.rows, np.int64)},
-            "vocoder": vars(self.vocoder),
-            "cache": self.cache.state_dict()}
-
-    @classmethod
-    def from_export(cls, models: Models, character: CharacterFeatures, content: Mapping[str, Any]) -> "StreamState":
-        """A stream that goes on from an export. KeyError, TypeError, ValueError where that is not a whole one."""
-        self = object.__new__(cls)
-        self.models, self.character = models, character
-        values = content["values"]
-        if set(values) != set(_VALUES):
-            raise ValueError(f"a state of {sorted(values)}")
-        vars(self).update(values)
-        self.units = _Units()
-        self.units.base = content["units"]["base"]
-        self.units.rows = [tuple(map(int, row)) for row in content["units"]["rows"]]
-        self.vocoder = VocoderState(**content["vocoder"])
-        self.cache = models.denoiser.new_cache()
-        self.cache.load_state_dict(content["cache"])
-        return self
-
-    def cut(self) -> int:
-        """Drop what lies ahead and stand at an END: the unit being spoken is over. Returns the END's place."""
-        self.drop_after(self.pointer)
-        if self.units.rows[-1][0] != END:
-            self.pointer = self.append_units([(END, 0, False)])[0]
-            self.elapsed = LONGEST
-        return self.pointer
-
-    @torch.inference_mode()
-    def audio_ahead(self) -> np.ndarray:
-        """What would be heard next of the sound that is planned already: float32 samples, a few hundredths of a
-        second. The mel leads the clock; the frames that the vocoder would look ahead to are held still."""
-        last = self.history[-1:].expand(LOOKAHEAD, -1)[None]
-        samples, _ = self.models.vocoder.stream(mel_codec.denormalize(last), self.vocoder)
-        return torch.cat([self.audio_rest, samples[0]]).clamp(-1.0, 1.0).numpy().copy()
-
-    def clone(self) -> "StreamState":
-        """An independent stream that goes on from here; cached keys are shared until rewritten."""
-        other = copy.copy(self)
-        other.units = copy.deepcopy(self.units)
-        other.past = self.past.copy()
-        other.vocoder = self.vocoder.clone()
-        other.cache = self.cache.fork()
-        return other
 
 
 @dataclass
@@ -279,14 +64,24 @@ def generate_chunks(models: Models, states: Sequence[StreamState], styles: Seque
                     should_stop: Sequence[Callable[[], bool] | None] | None = None) -> list[RawChunk | None]:
     """Generate the next chunk of several streams together and advance their states.
 
-    A stream's ``should_stop`` is asked before every denoising step and every decoder's turn; if it says so, that
-    stream's result is None and its state is as it was. Deterministic: a result depends on its state, its style and
-    the number of steps only, and not on the company (see ``batching``). Timings are of the whole company.
+    Each of the models' lanes takes a share of the streams; a stream alone has them all for its pictures. A stream's
+    ``should_stop`` is asked, by any lane, before every denoising step and every latent's pictures; if it says so,
+    that stream's result is None and its state is as it was. Deterministic: a result depends on its state, its style
+    and the number of steps only, not on the company (see ``batching``) nor on the lanes. Timings are of the share.
     """
     steps = steps or models.default_steps
-    clock = _Clock()
-    every = [_Run(models, *one) for one in zip(states, styles, should_stop or [None] * len(states), strict=True)]
-    runs = every
+    runs = [_Run(models, *one) for one in zip(states, styles, should_stop or [None] * len(states), strict=True)]
+    lanes = min(models.lanes.count, len(runs))
+    if lanes == 1:
+        return _generate(models, runs, steps)
+    with ops.threads(1):                               # the cores are busy with a lane each
+        done = models.lanes.map(lambda i: _generate(models, runs[i::lanes], steps), range(lanes))
+    return [done[i % lanes][i // lanes] for i in range(len(runs))]
+
+
+def _generate(models: Models, every: Sequence[_Run], steps: int) -> list[RawChunk | None]:
+    """The chunks of a company that shares a lane, or of one stream with all lanes for itself."""
+    clock, runs = _Clock(), every
     for run, states_read in zip(runs, models.batching.run("language", partial(read, models), [r.plan for r in runs])):
         run.plan.states = states_read
     clock.mark("orchestrator")
@@ -367,21 +162,28 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
     before = latents[:, :1] if state.previous_latent is None else state.previous_latent
     both = torch.cat([before, latents], 1) * models.latent_std + models.latent_mean
     both = both.to(models.picture_dtype)
-    pieces = []
-    for i in range(1, both.shape[1]):
+
+    def decode(i: int) -> torch.Tensor | None:
         if stopped():
             return None
         decoded = models.video_decoder(both[0, i: i + 1], both[0, i - 1: i], state.character.picture,
                                        state.character.features)
-        pieces.append(decoded.frames[0])
-    frames = torch.cat(pieces).float()                                            # (F, 4, H, W) premultiplied
+        return _straight(decoded.frames[0])
+
+    pieces = models.lanes.map(decode, range(1, both.shape[1]))
+    return None if any(piece is None for piece in pieces) else torch.cat(pieces).numpy()
+
+
+def _straight(frames: torch.Tensor) -> torch.Tensor:
+    """Premultiplied [0, 1] (F, 4, H, W) to uint8 (F, H, W, 4) with straight alpha."""
+    frames = frames.float()
     alpha = frames[:, 3:].clamp(0.0, 1.0)
-    # Straight alpha; where next to nothing covers a pixel its colour is arbitrary but finite.
+    # Where next to nothing covers a pixel its colour is arbitrary but finite.
     colour = (frames[:, :3] / alpha.clamp(min=1 / 255)).clamp(0.0, 1.0)
-    out = torch.empty(len(frames), models.height, models.width, 4, dtype=torch.uint8)
+    out = torch.empty(len(frames), *frames.shape[2:], 4, dtype=torch.uint8)
     out[..., :3] = (colour * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
     out[..., 3] = (alpha[:, 0] * 255 + 0.5).to(torch.uint8)
-    return out.numpy()
+    return out
 
 
 class _Clock:

@@ -16,7 +16,8 @@ from .orchestrator.model import States, TranscriptWindow
 from .orchestrator.units import FIRST_PHONE, PAD
 
 if TYPE_CHECKING:
-    from .pipeline import Models, StreamState, Style
+    from .model_state import StreamState
+    from .models import Models, Style
 
 SHORTEST_PHONE = 2     # half-frames: a phone of 20 ms is not heard
 

@@ -322,7 +322,8 @@ class Producer:
         with self.engine.computing():
             if not self.start(job):
                 return None
-            return self.engine.generate(job.stream.state, job.style, job.steps, self.stopper(job))
+            # That it has stopped is known where it comes to its end: several lanes may work at it.
+            return self.engine.generate(job.stream.state, job.style, job.steps, lambda: self.is_void(job))
 
     def held(self, job: Job) -> RawChunk:
         """The raw chunk of a job that generates nothing."""
@@ -336,7 +337,7 @@ class Producer:
             return job.computing
 
     def stopper(self, job: Job) -> Callable[[], bool]:
-        """Tells the computation whether to stop; who waits for that learns that it has."""
+        """For a job in company: tells the computation whether to stop; who waits for that learns that it has."""
 
         def should_stop() -> bool:
             if not self.is_void(job):

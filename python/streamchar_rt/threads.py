@@ -11,24 +11,25 @@ _SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}  # GNU's OpenMP
 
 @contextmanager
 def compute_threads(count: int) -> Iterator[None]:
-    """Inference mode with ``count`` threads for torch; the caller's settings are put back afterwards.
+    """Inference mode with ``count`` threads for the native kernels and one for torch (see ``lanes``).
 
-    torch keeps one thread count per process, so another thread of the application that runs torch meanwhile
-    sees ``count`` too. The native kernels' own pool belongs to this package alone and keeps its size.
+    The caller's settings of torch are put back afterwards. torch keeps one thread count per process, so another
+    thread of the application that runs torch meanwhile may see one thread, too. The native kernels' own pool belongs
+    to this package alone and keeps its size.
     """
     import torch
 
     from . import ops
 
     before = torch.get_num_threads()
-    if before != count:
-        torch.set_num_threads(count)
+    if before != 1:
+        torch.set_num_threads(1)
     ops.set_num_threads(count)
     try:
         with torch.inference_mode():
             yield
     finally:
-        if before != count:
+        if before != 1:
             torch.set_num_threads(before)
 
 

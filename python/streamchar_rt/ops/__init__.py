@@ -5,7 +5,7 @@ from . import reference
 from .attention import append, attend
 from .context_cache import ContextCache, Snapshot
 from .functional import normalize_rotate, segment_attention
-from .machine import kernels_in_use, set_num_threads
+from .machine import kernels_in_use, set_num_threads, threads
 from .modulation import adaln_modulate, gated_residual
 from .norm import QkNorm
 from .packed_linear import PackedLinear, Storage
@@ -30,4 +30,5 @@ __all__ = [
     "rope_frequencies",
     "segment_attention",
     "set_num_threads",
+    "threads",
 ]

@@ -1,6 +1,8 @@
 """Which kernels run here, and on how many threads."""
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import ConfigError
@@ -39,3 +41,14 @@ def set_num_threads(threads: int) -> None:
         raise ConfigError(f"threads must be 1 to 1024, got {threads}", hint="the number of physical cores is best")
     if native is not None:
         native.set_threads(threads)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """``set_num_threads`` for a while."""
+    before = count if native is None else native.threads()
+    set_num_threads(count)
+    try:
+        yield
+    finally:
+        set_num_threads(before)

@@ -1,0 +1,142 @@
+"""Everything that changes in one stream of the model, between two chunks."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .codecs import mel as mel_codec
+from .codecs.vocoder import LOOKAHEAD, VocoderState
+from .models import CharacterFeatures, Models
+from .orchestrator.condition import LONGEST
+from .orchestrator.units import END, PAD
+
+#: What of a state is plain values, arrays and tensors.
+_VALUES = ("seed", "chunk_index", "pointer", "elapsed", "history", "past", "previous_latent", "audio_rest")
+
+
+class _Units:
+    """The transcript units in sight. Places are absolute and never reused; what was spoken is forgotten."""
+
+    def __init__(self) -> None:
+        self.base = 0
+        self.rows: list[tuple[int, int, int]] = [(END, 0, 0)]
+
+    @property
+    def stop(self) -> int:
+        return self.base + len(self.rows)
+
+    def forget_before(self, place: int) -> None:
+        drop = max(0, place - self.base)
+        del self.rows[:drop]
+        self.base += drop
+
+    def window(self, first: int, count: int) -> np.ndarray:
+        """Rows (count, 3) from place ``first``; PAD outside."""
+        out = np.zeros((count, 3), np.int64)
+        out[:, 0] = PAD
+        low, high = max(first, self.base), min(first + count, self.stop)
+        if high > low:
+            out[low - first: high - first] = self.rows[low - self.base: high - self.base]
+        return out
+
+
+class StreamState:
+    """Everything that changes in one stream."""
+
+    def __init__(self, models: Models, character: CharacterFeatures, seed: int):
+        config, condition = models.orchestrator.config, models.condition.config
+        self.models, self.character, self.seed = models, character, seed
+        self.chunk_index = 0
+        self.pointer = 0                               # place of the unit spoken at the end of the last chunk
+        self.units = _Units()
+        silence = (mel_codec.SILENCE - mel_codec.MEAN) / mel_codec.STD
+        self.history = torch.full((2 * config.history_tokens, config.mel_bins), silence)
+        self.elapsed = LONGEST
+        # unit, stress, word start and elapsed of the half-frames before the chunk
+        self.past = np.tile(np.array([END, 0, 0, LONGEST]), (condition.past, 1))
+        self.previous_latent: torch.Tensor | None = None
+        self.vocoder: VocoderState = models.vocoder.start()
+        self.audio_rest = torch.zeros(0)
+        self.cache = models.denoiser.new_cache()
+        with torch.inference_mode():
+            models.denoiser.write_reference(self.cache, character.features[-1])
+            self._start_audio()
+
+    def _start_audio(self) -> None:
+        """The mel leads the picture: decode the silence of the first frames and drop what lies before zero."""
+        layout = self.models.denoiser.layout
+        lead = int(layout.audio_lead * 2)
+        mel = torch.full((1, lead, mel_codec.N_MELS), mel_codec.SILENCE)
+        samples, self.vocoder = self.models.vocoder.stream(mel, self.vocoder)
+        self.audio_rest = samples[0, (mel_codec.N_FFT - mel_codec.HOP) // 2:]
+
+    @property
+    def pending(self) -> int:
+        """Units appended and not yet reached."""
+        return self.units.stop - 1 - self.pointer
+
+    def append_units(self, units: Sequence[tuple[int, int, bool]]) -> range:
+        """Append (unit, stress, word_start); returns their places."""
+        first = self.units.stop
+        self.units.rows.extend((int(u), int(s), int(w)) for u, s, w in units)
+        return range(first, self.units.stop)
+
+    def drop_after(self, place: int) -> None:
+        """Forget the units after ``place``, which must not lie before the pointer."""
+        if place < self.pointer:
+            raise ValueError(f"place {place} was already spoken (the pointer is at {self.pointer})")
+        del self.units.rows[place + 1 - self.units.base:]
+
+    def export(self) -> dict[str, Any]:
+        """Everything but models and character, as plain values, arrays and tensors; see ``from_export``."""
+        return {
+            "values": {name: getattr(self, name) for name in _VALUES},
+            "units": {"base": self.units.base, "rows": np.array(self.units.rows, np.int64)},
+            "vocoder": vars(self.vocoder),
+            "cache": self.cache.state_dict()}
+
+    @classmethod
+    def from_export(cls, models: Models, character: CharacterFeatures, content: Mapping[str, Any]) -> "StreamState":
+        """A stream that goes on from an export. KeyError, TypeError, ValueError where that is not a whole one."""
+        self = object.__new__(cls)
+        self.models, self.character = models, character
+        values = content["values"]
+        if set(values) != set(_VALUES):
+            raise ValueError(f"a state of {sorted(values)}")
+        vars(self).update(values)
+        self.units = _Units()
+        self.units.base = content["units"]["base"]
+        self.units.rows = [tuple(map(int, row)) for row in content["units"]["rows"]]
+        self.vocoder = VocoderState(**content["vocoder"])
+        self.cache = models.denoiser.new_cache()
+        self.cache.load_state_dict(content["cache"])
+        return self
+
+    def cut(self) -> int:
+        """Drop what lies ahead and stand at an END: the unit being spoken is over. Returns the END's place."""
+        self.drop_after(self.pointer)
+        if self.units.rows[-1][0] != END:
+            self.pointer = self.append_units([(END, 0, False)])[0]
+            self.elapsed = LONGEST
+        return self.pointer
+
+    @torch.inference_mode()
+    def audio_ahead(self) -> np.ndarray:
+        """What would be heard next of the sound that is planned already: float32 samples, a few hundredths of a
+        second. The mel leads the clock; the frames that the vocoder would look ahead to are held still."""
+        last = self.history[-1:].expand(LOOKAHEAD, -1)[None]
+        samples, _ = self.models.vocoder.stream(mel_codec.denormalize(last), self.vocoder)
+        return torch.cat([self.audio_rest, samples[0]]).clamp(-1.0, 1.0).numpy().copy()
+
+    def clone(self) -> "StreamState":
+        """An independent stream that goes on from here; cached keys are shared until rewritten."""
+        other = copy.copy(self)
+        other.units = copy.deepcopy(self.units)
+        other.past = self.past.copy()
+        other.vocoder = self.vocoder.clone()
+        other.cache = self.cache.fork()
+        return other
