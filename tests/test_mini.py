@@ -5,6 +5,8 @@ import ctypes
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -80,6 +82,18 @@ def test_same_seed_same_bytes(engine):
     assert stream(8) != first
 
 
+def test_bytes_do_not_depend_on_threads(engine):
+    def chunks(engine):
+        with engine.session(engine.characters()[1], seed=3) as session:
+            session.say("Good morning.")
+            return [(chunk.audio.tobytes(), chunk.video.tobytes()) for chunk in (session.step() for _ in range(3))]
+
+    truth = chunks(engine)
+    for threads in {1, 2, 3} - {engine.threads}:
+        with Engine.load("mini", max_sessions=1, threads=threads) as other:
+            assert chunks(other) == truth, threads
+
+
 def test_idle_and_listening_are_generated_picture_with_silence(engine):
     with engine.session(engine.characters()[0], seed=5) as session:
         speaking = []
@@ -122,12 +136,15 @@ def test_interrupt_of_the_real_thing(engine):
                 chunks.append(session.step())  # a cut in a silence would show nothing
             if stopped:
                 generate, asked = engine.pipeline.generate_chunk, []
+                other = threading.Thread(target=session.interrupt)
 
                 def interrupted_inside(models, state, style, *, steps, should_stop):
                     def stop():
-                        asked.append(len(asked))
-                        if asked[-1] == 4:  # in the middle of the pictures' decoding
-                            session.interrupt()
+                        asked.append(None)
+                        if len(asked) == 5:  # in the middle of the pictures' decoding
+                            other.start()
+                            while not should_stop():
+                                time.sleep(0.001)
                         return should_stop()
 
                     return generate(models, state, style, steps=steps, should_stop=stop)
@@ -137,6 +154,7 @@ def test_interrupt_of_the_real_thing(engine):
                     results.append([session.step()])
                 finally:
                     engine.pipeline.generate_chunk = generate
+                other.join(60)
                 assert len(asked) > 5 and session.stats()["interrupts"] == 1
             else:
                 fade = session.interrupt().fade

@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Callable
 
 from .errors import SessionClosedError
-from .producer import Event, Producer, Ready
+from .jobs import Event, Ready
+from .producer import Producer
 
 _JOIN_SECONDS = 1.0  # that closing waits for a worker which a text stream keeps waiting
 _PATIENT_TRIES = 3  # how often a worker with nothing to do looks whether an unfinished text may be spoken by now

@@ -11,7 +11,8 @@ from .errors import SessionClosedError, StateError
 
 if TYPE_CHECKING:
     from .engine import Engine
-    from .producer import Event, Job, Producer, Ready
+    from .jobs import Event, Job, Ready
+    from .producer import Producer
     from .session import Session
 
 MOST = 8  # streams in one batch: bounds the temporary tensors, and how long the first of them waits for the last

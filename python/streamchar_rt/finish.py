@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .character import Character
     from .engine import Engine
     from .pipeline import RawChunk
-    from .producer import Event, Job, Producer
+    from .jobs import Event, Job
+    from .producer import Producer
     from .stream import Stream
 
 _STAGES = ("orchestrator", "context", "denoise", "audio_decode", "video_decode")

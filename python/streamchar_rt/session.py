@@ -16,7 +16,8 @@ from .chunk import Chunk, Interruption
 from .config import Mode, SessionConfig, StreamInfo, check_number
 from .errors import ConfigError, SessionClosedError, StateError, UnsupportedError
 from .events import Callback, Events
-from .producer import Event, Origin, Producer, Ready
+from .jobs import Event, Origin, Ready
+from .producer import Producer
 from .snapshot import Snapshot
 from .speech import CueCall
 
