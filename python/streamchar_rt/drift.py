@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-#: Distance that a chunk must pass for a ``drift`` event, and the one it must fall below before there is another.
-#: Of generated chunks of the shipped characters, hardly any pass it; of other characters' pictures, nearly all do.
-BOUND, SETTLED = 0.06, 0.05
+#: Distance that a chunk must pass for a ``drift`` event, and the one it must fall below before there is another. Half
+#: as much again as the highest of true performances (0.03), and half of the lowest of other characters (0.08).
+BOUND, SETTLED = 0.045, 0.038
 SMALLEST = 32  # px: the side of a picture that can be looked at
 
 _CELLS = 16  # a side, of colour
@@ -49,8 +49,8 @@ class Drift:
     """How far a chunk's picture is from the character's reference picture; 0: not at all.
 
     Attributes:
-        distance: both together: the root of ``colour`` squared plus a tenth of ``structure`` squared. A performance
-            stays below about 0.04, another character has more than 0.06.
+        distance: both together: the root of ``colour`` squared plus ``structure / 10`` squared. Performances of the
+            same character have 0.01 to 0.03, of another one 0.08 and more.
         colour: mean distance in OKLab of the colours that the character has; 0.02 is just noticeable.
         structure: mean absolute logarithm of the ratio of local contrast; 0.7 is half or twice the contrast.
     """
