@@ -43,6 +43,8 @@ def listen(recogniser, samples: np.ndarray, rate: int = 16_000) -> list[HeardWor
 
 def pieces(samples: np.ndarray, rate: int = 16_000) -> list[tuple[int, int]]:
     """[begin, end) of pieces that tile the samples, cut at the quietest place of each piece's second half."""
+    if len(samples) <= _LONGEST * rate:
+        return [(0, len(samples))] if len(samples) else []
     hop = rate // 100
     energy = np.square(np.asarray(samples[: len(samples) // hop * hop], np.float64).reshape(-1, hop)).sum(1)
     window = np.ones(round(_WINDOW * 100))
@@ -52,7 +54,7 @@ def pieces(samples: np.ndarray, rate: int = 16_000) -> list[tuple[int, int]]:
         low, high = (begin + round(s * rate) for s in (_SHORTEST, _LONGEST))
         begin = (low // hop + int(np.argmin(quiet[low // hop: high // hop]))) * hop
         cuts.append(begin)
-    return list(zip([0, *cuts], [*cuts, len(samples)])) if len(samples) else []
+    return list(zip([0, *cuts], [*cuts, len(samples)]))
 
 
 # ------------------------------------------------------------------ comparing

@@ -36,6 +36,7 @@ from tools.studio.cast import CAST
 from tools.studio.pose import COLUMN
 
 SIDES = ("product", "truth")
+SHOWN_EVERY = 6  # frames
 
 
 # ------------------------------------------------------------------ one clip
@@ -55,7 +56,7 @@ def judge(take: Take, text: str, recogniser: Recogniser, stranger: float, seed: 
         "drift": float(np.mean([d.distance for d in take.drifts])),
         "colour": float(np.mean([d.colour for d in take.drifts])),
         "structure": float(np.mean([d.structure for d in take.drifts])),
-        "real_time_factors": take.real_time_factors,
+        "movement": float(take.jumps[1:].mean()), "real_time_factors": take.real_time_factors,
     }
 
 
@@ -75,13 +76,13 @@ class Clips:
         text, name, seed = self.texts[i], self.names[i % len(self.names)], self.seed + i
         voice, keep = self.engine.character(name).voice, i < self.shown
         chunks: list[Any] = []
-        product = perform_text(self.engine, self.judges, name, text, seed=seed, keep_stills=keep,
+        product = perform_text(self.engine, self.judges, name, text, seed=seed,
                                each=chunks.append if keep else lambda chunk: None)
-        truth = true_take(self.judges, CAST[name], voice, text, seed=seed, keep_stills=keep)
+        truth = true_take(self.judges, CAST[name], voice, text, seed=seed, still_every=SHOWN_EVERY * keep)
         again = another_performance(self.judges, CAST[name], truth.segments, truth.frames, seed + 1_000_000)
         np.savez(self.folder / f"features-{key}.npz", product=product.features, truth=truth.features, again=again)
         if keep:
-            sheet_of(chunks, every=6).convert("RGB").save(self.folder / f"product-{key}.jpg", quality=85)
+            sheet_of(chunks, every=SHOWN_EVERY).convert("RGB").save(self.folder / f"product-{key}.jpg", quality=85)
             times, pictures = zip(*truth.stills)
             grid = frame_grid(np.stack(pictures), [f"{t:.2f}" for t in times], 12, 128)
             grid.convert("RGB").save(self.folder / f"truth-{key}.jpg", quality=85)
@@ -112,7 +113,7 @@ def summarize(records: dict[str, dict], features: Callable[[str], dict[str, np.n
             **{measure: best_offset([row[measure] for row in rows], weights)._asdict()
                for measure in ("alignment", "energy")},
             **{name: float(np.mean([row[name] for row in rows]))
-               for name in ("similarity", "drift", "colour", "structure")},
+               for name in ("similarity", "drift", "colour", "structure", "movement")},
             "real_time_factor": {"median": float(np.median(factors)), "p99": float(np.quantile(factors, 0.99))}
             if factors else None,
         }
@@ -146,6 +147,7 @@ def page_of(summary: dict[str, Any], records: dict[str, dict], folder: Path, set
         ["drift meter: distance", p["drift"], t["drift"], p["drift"] / t["drift"]],
         ["drift meter: colour (OKLab)", p["colour"], t["colour"], p["colour"] / t["colour"]],
         ["drift meter: structure", p["structure"], t["structure"], p["structure"] / t["structure"]],
+        ["movement: change from frame to frame, 1/255", p["movement"], t["movement"], p["movement"] / t["movement"]],
         ["picture distance to the truth", summary["picture_distance"]["product"],
          summary["picture_distance"]["truth again"], None],
         ["real-time factor, median / p99", f"{factor['median']:.2f} / {factor['p99']:.2f}", None, None],
@@ -169,7 +171,7 @@ def page_of(summary: dict[str, Any], records: dict[str, dict], folder: Path, set
             page.text(records[key]["text"])
             page.picture(folder / f"product-{key}.jpg", "the product, every sixth frame; sound and words below")
             page.sound(folder / f"product-{key}.wav", "the product")
-            page.picture(folder / f"truth-{key}.jpg", "the studio's truth, one frame a second")
+            page.picture(folder / f"truth-{key}.jpg", "the studio's truth, every sixth frame")
             page.sound(folder / f"truth-{key}.wav", "flite")
     return page
 

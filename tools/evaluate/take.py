@@ -26,7 +26,6 @@ from tools.evaluate.picture_distance import PictureFeatures
 RATE = 16_000
 CHUNK_FRAMES = 16
 FEATURE_EVERY = 8  # frames; one of so many is kept as numbers
-STILL_EVERY = 25  # frames; one of so many is kept as a picture, if pictures are kept
 POINTERS = ("model", "paced")
 
 
@@ -54,12 +53,12 @@ class Take:
         jumps: float32 (T,), mean absolute change from the frame before, in 1/255 over grey; the first is 0.
         drifts: one a chunk.
         features: float32 (T / 8, 64), see ``picture_distance``.
-        stills: (second, picture), where pictures are kept.
+        stills: (second, picture) of one frame in ``still_every``; none where that is 0.
     """
 
     judges: Judges
     look: Look
-    keep_stills: bool = False
+    still_every: int = 0  # frames
     samples: list[np.ndarray] = field(default_factory=list)
     openings: list[np.ndarray] = field(default_factory=list)
     all_jumps: list[np.ndarray] = field(default_factory=list)
@@ -82,9 +81,9 @@ class Take:
         before = np.concatenate([seen[:1] if self._before is None else self._before, seen[:-1]])
         self.all_jumps.append(np.abs(seen - before).mean((1, 2, 3)))
         self._before = seen[-1:]
-        if self.keep_stills:
+        if self.still_every:
             self.stills += [((first + i) / FPS, frames[i].copy())
-                            for i in range(-first % STILL_EVERY, len(frames), STILL_EVERY)]
+                            for i in range(-first % self.still_every, len(frames), self.still_every)]
 
     @property
     def frames(self) -> int:
@@ -156,10 +155,10 @@ def variant(engine: AblatedEngine, sink: bool, pointer: str) -> Iterator[None]:
 
 
 def perform_text(engine: AblatedEngine, judges: Judges, name: str, text: str, *, seed: int, seconds: float | None = None,
-                 keep_stills: bool = False, each: Callable[[Chunk], None] = lambda chunk: None) -> Take:
+                 still_every: int = 0, each: Callable[[Chunk], None] = lambda chunk: None) -> Take:
     """The product says a text as one turn, to its end or for ``seconds``; ``each`` is called with every chunk."""
     character = engine.character(name)
-    take = Take(judges, character.look, keep_stills)
+    take = Take(judges, character.look, still_every)
     engine.spoken.clear()
     with engine.session(character, seed=seed, max_pending_text=len(text) + 1) as session:
         session.on_event(lambda event, details: take.events.append((event, dict(details))))
@@ -179,7 +178,7 @@ def perform_text(engine: AblatedEngine, judges: Judges, name: str, text: str, *,
 
 # ------------------------------------------------------------------ the truth
 def true_take(judges: Judges, identity: int, voice: str, text: str, *, seed: int, seconds: float | None = None,
-              keep_stills: bool = False) -> Take:
+              still_every: int = 0) -> Take:
     """flite says the text in its own voice, and the studio draws it; cut off at ``seconds``."""
     from tools.studio.behaviour import perform
     from tools.studio.character import Identity, Renderer
@@ -191,7 +190,7 @@ def true_take(judges: Judges, identity: int, voice: str, text: str, *, seed: int
     length = len(samples) if seconds is None else min(len(samples), round(seconds * RATE))
     count = length * FPS // RATE
     renderer = Renderer(Identity.from_seed(identity))
-    take = Take(judges, look_at(renderer.draw(REST)[None]), keep_stills)
+    take = Take(judges, look_at(renderer.draw(REST)[None]), still_every)
     take.samples.append(samples[:length])
     take.segments = [(p.name, p.begin, p.end, p.stress) for p in speech.phones if p.begin < count / FPS]
     track = perform(take.segments, count, seed=seed)
