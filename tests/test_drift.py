@@ -89,7 +89,8 @@ def test_performance_is_not_drift_and_drift_is(rng):
     assert np.median(others) > BOUND and np.median(others) > 2.5 * np.median(own)
     for look, (_, played) in zip(looks, cast):
         for name, strengths in DAMAGES.items():
-            found = [drift_between(look_at(damage[name](played[0], s)), look).distance for s in (*strengths[1:], 2 * strengths[-1])]
+            damaged = [damage[name](played[0], s) for s in (*strengths[1:], 2 * strengths[-1])]
+            found = [drift_between(look_at(pictures), look).distance for pictures in damaged]
             assert found == sorted(found), (name, found)
             assert found[-1] > BOUND
 

@@ -132,17 +132,19 @@ def test_texts_are_of_the_length_that_is_asked_for():
 # ------------------------------------------------------------------ seams
 def test_a_jump_at_every_join_is_found(rng):
     jumps = rng.uniform(0.9, 1.1, 160)
-    assert seams.frame_seams(jumps, 16).ratio == pytest.approx(1, abs=0.1)
-    factor = float(rng.uniform(2, 6))
-    jumps[::16] *= factor
-    found = seams.frame_seams(jumps, 16)
+    assert [s.ratio for s in seams.frame_seams(jumps, 16, 4)] == pytest.approx([1, 1], abs=0.1)
+    factor, smaller = rng.uniform(2, 6), rng.uniform(1.5, 2)
+    jumps[::4] *= smaller
+    jumps[::16] *= factor / smaller
+    found, latents = seams.frame_seams(jumps, 16, 4)
+    assert latents.joins == 30 and latents.ratio == pytest.approx(smaller, rel=0.15)
     assert found.joins == 9 and found.ratio == pytest.approx(factor, rel=0.15) and found.outliers == 1
     assert found.median_ratio == pytest.approx(factor, rel=0.15)
 
 
 def test_still_pictures_have_no_seams():
-    assert seams.frame_seams(np.zeros(64), 16) == seams.Seams(1.0, 1.0, 0.0, 3)
-    assert np.isnan(seams.frame_seams(np.ones(16), 16).ratio)
+    assert seams.frame_seams(np.zeros(64), 16, 4) == (seams.Seams(1.0, 1.0, 0.0, 3), seams.Seams(1.0, 1.0, 0.0, 12))
+    assert np.isnan(seams.frame_seams(np.ones(16), 16, 4)[0].ratio)
 
 
 def test_clicks_at_joins_are_found(rng):
@@ -200,7 +202,8 @@ def test_a_run_that_was_stopped_goes_on(tmp_path):
     with path.open("a") as file:
         file.write('{"key": "4", "squ')  # killed while writing
     again: list[str] = []
-    found = resumable.run(path, {"seed": 1}, keys, lambda key: again.append(key) or {"square": int(key) ** 2}, lines.append)
+    rest = lambda key: again.append(key) or {"square": int(key) ** 2}
+    found = resumable.run(path, {"seed": 1}, keys, rest, lines.append)
     assert again == ["4", "5"]
     assert [found[key]["square"] for key in keys] == [0, 1, 4, 9, 16, 25]
     assert resumable.run(path, {"seed": 1}, keys[:2], lambda key: 1 / 0, lines.append).keys() == {"0", "1"}
@@ -298,11 +301,13 @@ def test_the_short_clips_page(rng, tmp_path):
     from tools.evaluate.short_clips import page_of, summarize
 
     side = lambda errors: {"heard": "x", "errors": errors, "words": 20, "seconds": 8.0, "track_frames": 150,
-                           "alignment": curve(0.8), "energy": curve(0.4), "similarity": 0.9, "drift": 0.02, "colour": 0.01,
-                           "structure": 0.1, "movement": 1.0, "real_time_factors": [0.4, 0.5] if errors else []}
-    records = {str(i): {"text": "some <text>", "character": "mika", "voice": "slt", "product": side(3), "truth": side(0)}
-               for i in range(3)}
-    sets = {name: rng.standard_normal((5, 8)) for name in ("product", "truth", "again")}
+                           "alignment": curve(0.8), "energy": curve(0.4), "similarity": 0.9, "drift": 0.02,
+                           "colour": 0.01, "structure": 0.1, "movement": 1.0,
+                           "real_time_factors": [0.4, 0.5] if errors else []}
+    facts = {"text": "some <text>", "character": "mika", "voice": "slt"}
+    records = {str(i): {**facts, "product": side(3), "truth": side(0)} for i in range(3)}
+    sets = {name: rng.standard_normal((5, 8)) for name in ("product", "truth", "again", "rest")}
+    sets["rest"] = sets["rest"][:1]
     summary = summarize(records, lambda key: sets)
     assert summary["wer_rise"] == pytest.approx(3 / 20) and summary["similarity_share"] == 1
     assert summary["product"]["alignment"] == {"correlation": pytest.approx(0.8), "offset": 0,
@@ -317,13 +322,14 @@ def test_the_long_horizon_page(tmp_path):
     from tools.evaluate.long_report import page_of, summarize
 
     minute = lambda errors, distance: {
-        "words": 100, "errors": errors, "similarity": 0.8, "movement": 1.0, "track_frames": 900, "alignment": curve(0.7),
-        "energy": curve(0.5), "distance": distance, "colour": 0.01, "structure": 0.1}
+        "words": 100, "errors": errors, "similarity": 0.8, "movement": 1.0, "track_frames": 900,
+        "alignment": curve(0.7), "energy": curve(0.5), "distance": distance, "colour": 0.01, "structure": 0.1}
     joins = seams.Seams(1.5, 1.4, 0.1, 9).plain
     record = lambda kind, errors: {
         "variant": kind, "character": "mika", "voice": "slt", "words": 200, "seconds": 120.0, "heard": "",
         "minutes": [minute(errors, 0.02), minute(2 * errors, 0.03)], "dropped": ["a"], "repeated": [],
-        "runtime": None if kind == "truth" else {"dropped": [], "repeated": ["b"]}, "frame_seams": joins, "sound_seams": joins,
+        "runtime": None if kind == "truth" else {"dropped": [], "repeated": ["b"]}, "frame_seams": joins,
+        "latent_seams": joins, "sound_seams": joins,
         "end_times": {"words": 100, "median": 0.01, "absolute_median": 0.02, "within_100_ms": 0.9},
         "drift": [0.02] * 100, "real_time_factor": None if kind == "truth" else 0.4, "events": []}
     kinds = [variant_name(sink, pointer) for sink in (True, False) for pointer in ("model", "paced")]

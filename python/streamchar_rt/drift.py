@@ -76,8 +76,9 @@ def look_at(pictures: npt.NDArray[np.uint8]) -> Look:
     Raises:
         ValueError: for another shape or type.
     """
-    if pictures.ndim != 4 or pictures.shape[3] != 4 or min(pictures.shape[1:3]) < SMALLEST or pictures.dtype != np.uint8:
-        raise ValueError(f"pictures must be uint8 (T, 32 or more, 32 or more, 4), not {pictures.shape}")
+    fits = pictures.ndim == 4 and pictures.shape[3] == 4 and min(pictures.shape[1:3]) >= SMALLEST
+    if not fits or pictures.dtype != np.uint8:
+        raise ValueError(f"pictures must be uint8 (T, 32 or more, 32 or more, 4), not {pictures.dtype} {pictures.shape}")
     if not len(pictures):
         raise ValueError("there is no picture to look at")
     frames = pictures[_last_of_each(len(pictures))]

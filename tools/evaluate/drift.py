@@ -137,7 +137,8 @@ def main() -> None:
     if args.json:
         print(json.dumps({"bound": BOUND, "rows": table}, indent=1))
         return
-    print(f"{'':18} {'chunks':>6} {'p1':>7} {'median':>7} {'p99':>7} {'colour':>7} {'struct.':>7} {'separ.':>6} past {BOUND}")
+    print(f"{'':18} {'chunks':>6} {'p1':>7} {'median':>7} {'p99':>7} {'colour':>7} {'struct.':>7} {'separ.':>6} "
+          f"past {BOUND}")
     for r in table:
         print(f"{r['row']:18} {r['chunks']:6} {r['p1']:7.4f} {r['median']:7.4f} {r['p99']:7.4f} {r['colour']:7.4f} "
               f"{r['structure']:7.3f} {r['separation']:6.3f} {r['past_bound']:7.1%}")

@@ -142,4 +142,5 @@ def end_times(pairs: Sequence[Pair], expected: Sequence[str], told: Sequence[flo
     late = late[np.isfinite(late)]
     if not len(late):
         return EndTimes(0, float("nan"), float("nan"), float("nan"))
-    return EndTimes(len(late), float(np.median(late)), float(np.median(np.abs(late))), float((np.abs(late) < 0.1).mean()))
+    size = np.abs(late)
+    return EndTimes(len(late), float(np.median(late)), float(np.median(size)), float((size < 0.1).mean()))

@@ -31,8 +31,11 @@ from tools.evaluate.long_report import page_of, summarize
 from tools.evaluate.recognise import Recogniser
 from tools.evaluate.report import wav_bytes
 from tools.evaluate.seams import frame_seams, sound_seams
-from tools.evaluate.similarity import identity_similarity, stranger_distance
-from tools.evaluate.take import CHUNK_FRAMES, POINTERS, AblatedEngine, Judges, Take, perform_text, true_take, variant
+from tools.evaluate.similarity import identity_similarity
+from tools.evaluate.take import (
+    CHUNK_FRAMES, LATENT_FRAMES, POINTERS, AblatedEngine, Judges, Take, perform_text, played_characters, true_take,
+    variant,
+)
 from tools.evaluate.transcripts import committed, long_texts
 from tools.evaluate.wer import words_of
 from tools.studio.behaviour import perform
@@ -69,7 +72,8 @@ def by_minute(take: Take, errors: np.ndarray, begins: np.ndarray, stranger: floa
                "similarity": identity_similarity(drifts, stranger), "movement": float(jumps[max(1, begin):end].mean()),
                "track_frames": len(cut(track)), "alignment": correlations(cut(track), cut(opening)),
                "energy": correlations(cut(level), cut(opening))}
-        row |= {name: float(np.mean([getattr(d, name) for d in drifts])) for name in ("distance", "colour", "structure")}
+        for name in ("distance", "colour", "structure"):
+            row[name] = float(np.mean([getattr(d, name) for d in drifts]))
         rows.append(row)
     return rows
 
@@ -88,13 +92,14 @@ def judge(take: Take, text: str | None, recogniser: Recogniser, stranger: float,
     names = [word.text for word in heard]
     pairs = heard_words.align(expected, names)
     errors = heard_words.errors_of(pairs, expected, names)
+    chunk_seams, latent_seams = frame_seams(take.jumps, CHUNK_FRAMES, LATENT_FRAMES)
     return {
         "minutes": by_minute(take, errors, np.array(begins), stranger, seed), "words": len(expected),
         "seconds": len(take.audio) / 16_000, "heard": " ".join(names), "runtime": runtime,
         "dropped": [expected[i] for i in heard_words.dropped(pairs)],
         "repeated": [names[i] for i in heard_words.repeated(pairs, names)],
         "end_times": heard_words.end_times(pairs, expected, ends, heard)._asdict(),
-        "frame_seams": frame_seams(take.jumps, CHUNK_FRAMES).plain,
+        "frame_seams": chunk_seams.plain, "latent_seams": latent_seams.plain,
         "sound_seams": sound_seams(take.audio, CHUNK_SAMPLES).plain,
         "drift": [round(d.distance, 5) for d in take.drifts],
         "real_time_factor": float(np.median(take.real_time_factors)) if take.real_time_factors else None,
@@ -108,10 +113,7 @@ class Transcripts:
     def __init__(self, engine: AblatedEngine, texts: Sequence[str], folder: Path, *, minutes: float, seed: int) -> None:
         self.engine, self.texts, self.folder, self.seconds, self.seed = engine, texts, folder, 60 * minutes, seed
         self.judges, self.recogniser = Judges(), Recogniser()
-        self.names = [name for name in engine.characters() if name in CAST]
-        if not self.names:
-            raise SystemExit("the bundle has none of the studio's characters (tools/studio/cast.py), so there is no truth")
-        self.stranger = stranger_distance([engine.character(name).look for name in self.names])
+        self.names, self.stranger = played_characters(engine)
 
     def __call__(self, key: str) -> dict[str, Any]:
         """``key``: "variant/number"."""
@@ -143,7 +145,8 @@ def variant_name(sink: bool, pointer: str) -> str:
 
 def settings_of(name: str) -> tuple[bool, str]:
     """What ``variant_name`` was made of."""
-    return next((sink, pointer) for sink in (True, False) for pointer in POINTERS if variant_name(sink, pointer) == name)
+    every = ((sink, pointer) for sink in (True, False) for pointer in POINTERS)
+    return next(settings for settings in every if variant_name(*settings) == name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -179,7 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for kind, row in summary.items():
         print(f"{kind}: WER {row['wer']:.2%}, last minute less first {100 * row['wer_change']:+.2f} points; drift "
               f"{row['distance']:.4f}, change {row['drift_change']:+.4f}; {row['dropped']} dropped, {row['repeated']} "
-              f"repeated of {row['words']} words; seams {row['frame_seam']:.2f} / {row['sound_seam']:.2f}")
+              f"repeated of {row['words']} words; seams: picture {row['frame_seam']:.2f}, "
+              f"sound {row['sound_seam']:.2f}")
     print(args.out / "report.html", file=sys.stdout)
 
 

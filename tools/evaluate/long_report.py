@@ -41,11 +41,13 @@ def _summary(rows: Sequence[dict]) -> dict[str, Any]:
                      **{name: over(name) for name in ("median", "absolute_median", "within_100_ms")}},
         "frame_seam": mean([r["frame_seams"]["ratio"] for r in rows]),
         "frame_outliers": mean([r["frame_seams"]["outliers"] for r in rows]),
+        "latent_seam": mean([r["latent_seams"]["ratio"] for r in rows]),
         "sound_seam": mean([r["sound_seams"]["ratio"] for r in rows]),
         "sound_outliers": mean([r["sound_seams"]["outliers"] for r in rows]),
         "events": sum(len(r["events"]) for r in rows), "minutes": minutes,
     }
-    out |= {name: mean([m[name] for m in minutes]) for name in ("distance", "colour", "structure", "similarity", "movement")}
+    for name in ("distance", "colour", "structure", "similarity", "movement"):
+        out[name] = mean([m[name] for m in minutes])
     if rows[0]["runtime"] is not None:
         out["runtime"] = {name: sum(len(r["runtime"][name]) for r in rows) for name in ("dropped", "repeated")}
         out["real_time_factor"] = float(np.median([r["real_time_factor"] for r in rows]))
@@ -63,8 +65,8 @@ def _minute(parts: Sequence[dict]) -> dict[str, Any]:
 
 def page_of(summary: dict[str, dict], records: dict[str, dict], folder: Path, settings: dict[str, Any]) -> Page:
     page = Page("Long horizon")
-    page.text(f"{settings['transcripts']} transcripts of {min(settings['words'])} words and more, {settings['minutes']:g} "
-              f"minutes of each; model {settings['model']}, {settings['machine']}.")
+    page.text(f"{settings['transcripts']} transcripts of {min(settings['words'])} words and more, "
+              f"{settings['minutes']:g} minutes of each; model {settings['model']}, {settings['machine']}.")
     page.code(f"python -m tools.evaluate.long_horizon --transcripts {settings['transcripts']} "
               f"--minutes-each {settings['minutes']:g} --seed {settings['seed']}")
     kinds = list(summary)
@@ -86,7 +88,8 @@ def page_of(summary: dict[str, dict], records: dict[str, dict], folder: Path, se
         row("word ends: told less heard, median ms", lambda s: 1000 * s["end_time"]["median"]),
         row("word ends: size of that, median ms", lambda s: 1000 * s["end_time"]["absolute_median"]),
         row("word ends within 100 ms, %", lambda s: 100 * s["end_time"]["within_100_ms"]),
-        row("frame jump at joins / inside", lambda s: s["frame_seam"]),
+        row("frame jump at chunks' joins / inside latents", lambda s: s["frame_seam"]),
+        row("frame jump at latents' joins / inside latents", lambda s: s["latent_seam"]),
         row("joins beyond the inside's 99th percentile, %", lambda s: 100 * s["frame_outliers"]),
         row("sound: sharpness at joins / inside", lambda s: s["sound_seam"]),
         row("joins beyond the inside's 99th percentile, %", lambda s: 100 * s["sound_outliers"]),
@@ -94,8 +97,9 @@ def page_of(summary: dict[str, dict], records: dict[str, dict], folder: Path, se
         row("real-time factor, median", lambda s: s.get("real_time_factor")),
     ])
     page.text("Truth is flite's speech of the same texts under the studio's drawing, through the same judges, cut into "
-              "the same chunks; its word ends are flite's own, so their error is the recogniser's. A dropped word is one "
-              "that the recogniser heard nothing for; a repeated one was heard twice in a row where the text has it once.")
+              "the same chunks; its word ends are flite's own, so their error is the recogniser's. A dropped word is "
+              "one that the recogniser heard nothing for; a repeated one was heard twice in a row where the text has it "
+              "once.")
     page.heading("By minute")
     for name, title in _TITLES.items():
         value = lambda m: 100 * m[name] if name == "wer" else m[name]["correlation"] if name == "alignment" else m[name]

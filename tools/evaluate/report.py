@@ -106,7 +106,8 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y
     for value in x_ticks:
         out.append(f'<text x="{place_x(value):.1f}" y="{bottom + 16}" text-anchor="middle">{value:.4g}</text>')
     out.append(f'<text x="{(left + right) / 2}" y="{height - 8}" text-anchor="middle">{escape(x)}</text>')
-    out.append(f'<text transform="translate(14 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle">{escape(y)}</text>')
+    turned = f"translate(14 {(top + bottom) / 2}) rotate(-90)"
+    out.append(f'<text transform="{turned}" text-anchor="middle">{escape(y)}</text>')
     for i, (name, points) in enumerate(series.items()):
         colour = _COLOURS[i % len(_COLOURS)]
         path = " ".join(f"{place_x(a):.1f},{place_y(b):.1f}" for a, b in points)

@@ -36,11 +36,14 @@ def compare(at_joins: np.ndarray, inside: np.ndarray) -> Seams:
                  float((at_joins > np.quantile(inside, 0.99)).mean()), len(at_joins))
 
 
-def frame_seams(jumps: np.ndarray, chunk_frames: int) -> Seams:
-    """``jumps`` (T,): how far each frame is from the one before; the stream's first is left out."""
+def frame_seams(jumps: np.ndarray, chunk_frames: int, latent_frames: int) -> tuple[Seams, Seams]:
+    """Seams at the joins of chunks, and at those of the latents inside chunks; both against jumps inside latents.
+
+    ``jumps`` (T,): how far each frame is from the one before; the stream's first is left out.
+    """
     at = np.arange(len(jumps))
-    join = at % chunk_frames == 0
-    return compare(jumps[join & (at > 0)], jumps[~join])
+    chunk, latent = at % chunk_frames == 0, at % latent_frames == 0
+    return compare(jumps[chunk & (at > 0)], jumps[~latent]), compare(jumps[latent & ~chunk], jumps[~latent])
 
 
 def clicks(samples: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -27,8 +27,10 @@ from tools.evaluate.lip_sync import best_offset, correlations, loudness, spoken_
 from tools.evaluate.picture_distance import SEED, frechet_distance
 from tools.evaluate.recognise import Recogniser
 from tools.evaluate.report import Page, wav_bytes
-from tools.evaluate.similarity import identity_similarity, stranger_distance
-from tools.evaluate.take import FEATURE_EVERY, AblatedEngine, Judges, Take, another_performance, perform_text, true_take
+from tools.evaluate.similarity import identity_similarity
+from tools.evaluate.take import (
+    FEATURE_EVERY, AblatedEngine, Judges, Take, another_performance, perform_text, played_characters, true_take,
+)
 from tools.evaluate.transcripts import clip_texts
 from tools.evaluate.wer import score
 from tools.studio.behaviour import perform
@@ -66,10 +68,7 @@ class Clips:
     def __init__(self, engine: AblatedEngine, texts: Sequence[str], folder: Path, *, seed: int, shown: int) -> None:
         self.engine, self.texts, self.folder, self.seed, self.shown = engine, texts, folder, seed, shown
         self.judges, self.recogniser = Judges(), Recogniser()
-        self.names = [name for name in engine.characters() if name in CAST]
-        if not self.names:
-            raise SystemExit("the bundle has none of the studio's characters (tools/studio/cast.py), so there is no truth")
-        self.stranger = stranger_distance([engine.character(name).look for name in self.names])
+        self.names, self.stranger = played_characters(engine)
 
     def __call__(self, key: str) -> dict[str, Any]:
         i = int(key)
@@ -80,7 +79,9 @@ class Clips:
                                each=chunks.append if keep else lambda chunk: None)
         truth = true_take(self.judges, CAST[name], voice, text, seed=seed, still_every=SHOWN_EVERY * keep)
         again = another_performance(self.judges, CAST[name], truth.segments, truth.frames, seed + 1_000_000)
-        np.savez(self.folder / f"features-{key}.npz", product=product.features, truth=truth.features, again=again)
+        rest = self.judges.features(self.engine.character(name).picture[None])
+        np.savez(self.folder / f"features-{key}.npz", product=product.features, truth=truth.features, again=again,
+                 rest=rest)
         if keep:
             sheet_of(chunks, every=SHOWN_EVERY).convert("RGB").save(self.folder / f"product-{key}.jpg", quality=85)
             times, pictures = zip(*truth.stills)
@@ -98,17 +99,19 @@ def summarize(records: dict[str, dict], features: Callable[[str], dict[str, np.n
     """The report's figures, of one clip or more.
 
     Args:
-        features: the picture features of a clip, by "product", "truth" and "again".
+        features: the picture features of a clip, by "product", "truth", "again" (another true performance) and "rest"
+            (the reference picture).
     """
     out: dict[str, Any] = {"clips": len(records)}
     for side in SIDES:
         rows = [record[side] for record in records.values()]
         errors, words = (np.array([row[n] for row in rows], float) for n in ("errors", "words"))
         rate = errors.sum() / words.sum()
+        deviation = np.sqrt(np.square(errors - rate * words).sum()) / words.sum()  # a clip's errors come together
         weights = [row["track_frames"] for row in rows]
         factors = [f for row in rows for f in row["real_time_factors"]]
         out[side] = {
-            "wer": float(rate), "wer_standard_error": float(np.sqrt(np.square(errors - rate * words).sum()) / words.sum()),
+            "wer": float(rate), "wer_standard_error": float(deviation),
             "words": int(words.sum()), "seconds": float(sum(row["seconds"] for row in rows)),
             **{measure: best_offset([row[measure] for row in rows], weights)._asdict()
                for measure in ("alignment", "energy")},
@@ -120,24 +123,29 @@ def summarize(records: dict[str, dict], features: Callable[[str], dict[str, np.n
     product, truth = out["product"], out["truth"]
     out["wer_rise"] = product["wer"] - truth["wer"]
     out["similarity_share"] = product["similarity"] / truth["similarity"]
-    out["sync_share"] = {m: product[m]["correlation"] / truth[m]["correlation"] if truth[m]["correlation"] else float("nan")
-                         for m in ("alignment", "energy")}
-    sets = [features(key) for key in records]
-    joined = {name: np.concatenate([s[name] for s in sets]) for name in (*SIDES, "again")}
-    out["picture_distance"] = {"product": frechet_distance(joined["product"], joined["truth"]),
-                               "truth again": frechet_distance(joined["again"], joined["truth"]),
-                               "pictures": len(joined["product"])}
+    out["sync_share"] = {m: product[m]["correlation"] / truth[m]["correlation"] for m in ("alignment", "energy")}
+    out["picture_distance"] = distances([features(key) for key in records])
+    return out
+
+
+def distances(sets: Sequence[dict[str, np.ndarray]]) -> dict[str, float | int]:
+    """Fréchet distances to the truth: of the pictures, and of how they differ from their reference pictures."""
+    out: dict[str, float | int] = {"pictures": sum(len(s["product"]) for s in sets)}
+    for name in ("product", "again"):
+        for kind, own in (("", 0.0), ("_from_rest", 1.0)):
+            joined = [np.concatenate([s[side] - own * s["rest"] for s in sets]) for side in (name, "truth")]
+            out[name + kind] = frechet_distance(*joined)
     return out
 
 
 def page_of(summary: dict[str, Any], records: dict[str, dict], folder: Path, settings: dict[str, Any]) -> Page:
     page = Page("Short clips")
     p, t = summary["product"], summary["truth"]
-    page.text(f"{summary['clips']} clips, {p['seconds']:.0f} s of the product's speech, {t['seconds']:.0f} s of the true "
-              f"voice; model {settings['model']}, {settings['machine']}.")
+    page.text(f"{summary['clips']} clips, {p['seconds']:.0f} s of the product's speech, {t['seconds']:.0f} s of the "
+              f"true voice; model {settings['model']}, {settings['machine']}.")
     page.code(settings["command"])
     sync = lambda side, m: f"{side[m]['correlation']:.3f} at {side[m]['offset']:+d} frames"
-    factor = p["real_time_factor"]
+    factor, distance = p["real_time_factor"], summary["picture_distance"]
     page.table(["measure", "product", "truth", "product / truth"], [
         ["word error rate, %", 100 * p["wer"], 100 * t["wer"], f"rise {100 * summary['wer_rise']:.2f} points"],
         ["± (standard error over clips)", 100 * p["wer_standard_error"], 100 * t["wer_standard_error"], None],
@@ -148,15 +156,16 @@ def page_of(summary: dict[str, Any], records: dict[str, dict], folder: Path, set
         ["drift meter: colour (OKLab)", p["colour"], t["colour"], p["colour"] / t["colour"]],
         ["drift meter: structure", p["structure"], t["structure"], p["structure"] / t["structure"]],
         ["movement: change from frame to frame, 1/255", p["movement"], t["movement"], p["movement"] / t["movement"]],
-        ["picture distance to the truth", summary["picture_distance"]["product"],
-         summary["picture_distance"]["truth again"], None],
+        ["picture distance to the truth", distance["product"], distance["again"], None],
+        ["the same of changes from the reference", distance["product_from_rest"], distance["again_from_rest"], None],
         ["real-time factor, median / p99", f"{factor['median']:.2f} / {factor['p99']:.2f}", None, None],
     ])
     page.text("Truth is flite's own speech with the studio's drawing, through the same judges. + is a late picture. "
               "Similarity: 1 is the reference picture itself, 0 as far from it as the other characters. Picture "
-              f"distance: Fréchet distance on random convolutional features of seed {SEED}, one frame in {FEATURE_EVERY}, "
-              f"{summary['picture_distance']['pictures']} pictures, in units of the truth's variance; the truth's own is "
-              "that of a second performance of the same clips.")
+              f"distance: Fréchet distance on random convolutional features of seed {SEED}, one frame in "
+              f"{FEATURE_EVERY}, {distance['pictures']} pictures, in units of the truth's variance; the truth's own is "
+              "that of a second performance of the same clips. The characters differ more than any of them moves, so "
+              "the second row takes the reference picture's features off each picture's.")
     page.heading("By clip")
     rate = lambda row: 100 * row["errors"] / max(1, row["words"])
     page.chart({"product, WER %": [(float(k), rate(r["product"])) for k, r in records.items()],
@@ -191,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     with AblatedEngine.load(args.bundle, threads=args.threads) as engine:
         settings = {"model": engine.bundle.manifest["digest"], "seconds": args.seconds, "seed": args.seed}
-        clips = Clips(engine, clip_texts(args.clips, args.seconds, args.seed), args.out, seed=args.seed, shown=args.show)
+        texts = clip_texts(args.clips, args.seconds, args.seed)
+        clips = Clips(engine, texts, args.out, seed=args.seed, shown=args.show)
         records = resumable.run(args.out / "clips.jsonl", settings, [str(i) for i in range(args.clips)], clips)
     summary = summarize(records, lambda key: dict(np.load(args.out / f"features-{key}.npz")))
     facts = {**settings, "machine": f"{platform.machine()}, {engine.threads} threads",

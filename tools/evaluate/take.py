@@ -22,9 +22,12 @@ from streamchar_rt.planner import Plan
 from tools.evaluate.lip_sync import FPS, AlignedEngine, Segment, segments_of
 from tools.evaluate.mouth_reader import MouthReader, load_reader
 from tools.evaluate.picture_distance import PictureFeatures
+from tools.evaluate.similarity import stranger_distance
+from tools.studio.cast import CAST
 
 RATE = 16_000
 CHUNK_FRAMES = 16
+LATENT_FRAMES = 4
 FEATURE_EVERY = 8  # frames; one of so many is kept as numbers
 POINTERS = ("model", "paced")
 
@@ -154,8 +157,17 @@ def variant(engine: AblatedEngine, sink: bool, pointer: str) -> Iterator[None]:
         engine.sink = True
 
 
-def perform_text(engine: AblatedEngine, judges: Judges, name: str, text: str, *, seed: int, seconds: float | None = None,
-                 still_every: int = 0, each: Callable[[Chunk], None] = lambda chunk: None) -> Take:
+def played_characters(engine: AblatedEngine) -> tuple[list[str], float]:
+    """The shipped characters that the studio can draw, and ``stranger_distance`` between them."""
+    names = [name for name in engine.characters() if name in CAST]
+    if len(names) < 2:
+        raise SystemExit("the bundle lacks the studio's characters (tools/studio/cast.py), so there is no truth")
+    return names, stranger_distance([engine.character(name).look for name in names])
+
+
+def perform_text(engine: AblatedEngine, judges: Judges, name: str, text: str, *, seed: int,
+                 seconds: float | None = None, still_every: int = 0,
+                 each: Callable[[Chunk], None] = lambda chunk: None) -> Take:
     """The product says a text as one turn, to its end or for ``seconds``; ``each`` is called with every chunk."""
     character = engine.character(name)
     take = Take(judges, character.look, still_every)
