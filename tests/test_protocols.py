@@ -343,3 +343,30 @@ def test_the_long_horizon_page(tmp_path):
     json.dumps(summary)
     settings = {"transcripts": 2, "minutes": 2, "seed": 0, "model": "m", "machine": "x", "words": [300, 310]}
     check_self_contained(page_of(summary, records, tmp_path, settings).html())
+
+
+# ------------------------------------------------------------------ without the pointer
+def test_the_paced_pointer_keeps_its_pace(rng):
+    """Chunk after chunk, each phone lasts its fixed time whatever the model says, and nothing is skipped."""
+    import torch
+
+    from streamchar_rt.orchestrator.units import END, FIRST_PHONE, NUM_UNITS, PAUSE_SHORT
+    from streamchar_rt.pipeline import _Units
+    from streamchar_rt.planner import LONGEST
+    from tools.evaluate.take import PacedPlan
+
+    config = SimpleNamespace(window_before=4, window=24, slots=32)
+    models = SimpleNamespace(orchestrator=SimpleNamespace(config=config), condition=lambda features, voice: None)
+    units = _Units()
+    kinds = [*rng.integers(FIRST_PHONE, NUM_UNITS, 6), PAUSE_SHORT, *rng.integers(FIRST_PHONE, NUM_UNITS, 9), END]
+    units.rows += [(int(kind), 0, 0) for kind in kinds]
+    state = SimpleNamespace(models=models, units=units, pointer=0, elapsed=LONGEST, past=np.zeros((8, 4), np.int64))
+    places = []
+    for _ in range(4):
+        plan = PacedPlan(state, SimpleNamespace(voice=0))
+        plan.follow(torch.from_numpy(rng.standard_normal((40, 24))))
+        places += list(plan.first + plan.path[:32])
+        state.pointer, state.elapsed = int(places[-1]), int(plan.elapsed[31])
+    lengths = [places.count(place) for place in range(1, len(kinds))]
+    assert places == sorted(places) and 0 not in places
+    assert lengths == [PacedPlan.PAUSE if kind == PAUSE_SHORT else PacedPlan.PHONE for kind in kinds[:-1]]

@@ -67,7 +67,7 @@ def test_short_clips_end_to_end(voice, tmp_path, monkeypatch, capsys):
     short_clips.main(command)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["clips"] == 1 and report["truth"]["alignment"]["correlation"] > 0.85
-    assert report["picture_distance"]["product"] < 1
+    assert report["picture_distance"]["pictures"] == -(-round(25 * report["product"]["seconds"]) // FEATURE_EVERY)
     parsed = check_self_contained((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert len(parsed.sources) == 4  # two sheets, two sounds
     monkeypatch.setattr(short_clips, "perform_text", lambda *rest, **options: 1 / 0)

@@ -102,7 +102,7 @@ def drift_between(present: Look, reference: Look) -> Drift:
     """The distance of two looks; it is symmetric, and 0 from a look to itself."""
     one, other = _nearest(present.colour, reference.colour), _nearest(reference.colour, present.colour)
     colour = _mean(np.maximum(one, other), present.cover, reference.cover)
-    ratio = np.abs(np.log((present.contrast + _FLOOR) / (reference.contrast + _FLOOR)))
+    ratio = np.abs(np.log(present.contrast + _FLOOR) - np.log(reference.contrast + _FLOOR))
     structure = _mean(ratio, present.region_cover, reference.region_cover)
     return Drift(float(np.hypot(colour, _STRUCTURE_WEIGHT * structure)), colour, structure)
 
