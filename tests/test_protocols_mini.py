@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("skia", reason="the studio draws with skia-python")
 pytest.importorskip("pocketsphinx")
 from streamchar_rt.drift import BOUND  # noqa: E402
-from tests.test_protocols import check_self_contained  # noqa: E402
+from tests.test_reports import check_self_contained  # noqa: E402
 from tools.evaluate import long_horizon, short_clips  # noqa: E402
 from tools.evaluate.take import FEATURE_EVERY, Judges, Take, true_take  # noqa: E402
 from tools.studio.flite import FliteMissingError, flite  # noqa: E402
