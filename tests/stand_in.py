@@ -1,4 +1,4 @@
-"""A stand-in model for tests of the session: it speaks every phone for a fixed time and draws noise.
+"""A stand-in model for tests of the session: it speaks every phone for a fixed time and draws a noisy still.
 
 Everything around it is the real thing: engine, session, text front end, bundle.
 """
@@ -51,6 +51,7 @@ class State:
         self.rows = [(END, 0, False)]  # by place
         self.styles: list[Style] = []
         self.rest = np.zeros(AHEAD, np.float32)  # sound that is planned already
+        self.picture = features.picture.numpy()
 
     @property
     def pending(self) -> int:
@@ -79,12 +80,14 @@ class State:
         return copy.deepcopy(self)
 
     def export(self) -> dict:
-        return {**vars(self), "styles": [astuple(style) for style in self.styles]}
+        content = {**vars(self), "styles": [astuple(style) for style in self.styles]}
+        del content["picture"]
+        return content
 
     @classmethod
     def from_export(cls, models: object, features: Features, content: dict) -> State:
         self = cls(models, features, content["seed"])
-        if set(content) != set(vars(self)):
+        if {*content, "picture"} != set(vars(self)):
             raise ValueError("not a state of the stand-in")
         vars(self).update(content, styles=[Style(*values) for values in content["styles"]])
         return self
@@ -92,6 +95,13 @@ class State:
 
 def denoise_step(step: int) -> None:
     """For tests to replace: what happens within a step."""
+
+
+def paint(state: State, noise: np.random.Generator) -> np.ndarray:
+    """For tests to replace: the pictures of a chunk, (16, 64, 64, 4). The character with a little noise in its red."""
+    video = np.repeat(state.picture[None], 16, 0)
+    video[..., 0] ^= noise.integers(0, 2, video.shape[:3], np.uint8)
+    return video
 
 
 def generate_chunk(models, state: State, style: Style, *, steps: int, should_stop=None) -> RawChunk:
@@ -120,7 +130,7 @@ def generate_chunk(models, state: State, style: Style, *, steps: int, should_sto
     timings = dict.fromkeys(("orchestrator", "context", "denoise", "audio_decode", "video_decode", "total"), 0.25)
     return RawChunk(
         audio=sound[:10240],
-        video=noise.integers(0, 256, (16, 64, 64, 4), np.uint8),
+        video=paint(state, noise),
         places=np.array(places), elapsed=np.array(elapsed), confidence=1.0, timings=timings,
     )  # fmt: skip
 

@@ -51,6 +51,32 @@ def test_cached_equals_whole_window(dit, kernels, with_sink, with_motion):
         assert (a.double() - b).abs().max() <= 1e-4 * b.abs().max()
 
 
+def test_after_reanchoring_the_last_chunk_is_not_seen(dit):
+    """As if it had never been; the sink stays, a fork keeps what it had, and the stream goes on from there."""
+    from types import SimpleNamespace
+
+    from streamchar_rt.pipeline import StreamState
+
+    runtime = CachedDenoiser(dit)
+    reference, sink, motion, later = torch.randn(1, 64, 16, 16), _chunk(), _chunk(), _chunk()
+    current, c_v, c_a = _chunk(), torch.randn(1, 4, 256), torch.randn(1, 16, 256)
+    see = lambda cache: runtime.velocities([cache], *([x] for x in (*current, _style(), c_v, c_a)), 0.5)[0]
+    write = lambda cache, segment, chunk: runtime.write_chunks(segment, [cache], *([x] for x in chunk))
+    cache, never = runtime.new_cache(), runtime.new_cache()
+    for one in (cache, never):
+        runtime.write_reference(one, reference)
+        write(one, SINK, sink)
+    write(cache, MOTION, motion)
+    fork, before = cache.fork(), see(cache)
+    StreamState.reanchor(SimpleNamespace(cache=cache))
+    assert all(torch.equal(a, b) for a, b in zip(see(cache), see(never)))
+    assert not torch.equal(see(cache)[0], before[0])
+    assert all(torch.equal(a, b) for a, b in zip(see(fork), before))
+    for one in (cache, never):
+        write(one, MOTION, later)
+    assert all(torch.equal(a, b) for a, b in zip(see(cache), see(never)))
+
+
 def test_several_draws_share_a_context(dit):
     reference, motion = torch.randn(2, 64, 256), (torch.randn(2, 256, 48), torch.randn(2, 16, 160))
     video, audio = torch.randn(4, 256, 48), torch.randn(4, 16, 160)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .drift import look_at
 from .errors import ConfigError, OutputError
 
 _FORMAT = "streamchar-character"
@@ -26,9 +27,10 @@ class Character:
         features: what the model derived from the picture.
         model: digest of the bundle that derived it.
         digest: of the picture.
+        look: what the drift meter compares the stream's pictures with.
     """
 
-    __slots__ = ("name", "voice", "picture", "features", "model", "digest")
+    __slots__ = ("name", "voice", "picture", "features", "model", "digest", "look")
 
     def __init__(self, name: str, voice: str, picture: npt.NDArray[np.uint8], features: Any, model: str) -> None:
         self.name = name
@@ -37,6 +39,7 @@ class Character:
         self.features = features
         self.model = model
         self.digest = hashlib.sha256(np.ascontiguousarray(picture)).hexdigest()
+        self.look = look_at(picture[None])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes picture, voice and encoding to one file, which ``Engine.character`` takes.

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import Mode
+from .drift import Drift
 from .errors import StateError
 
 
@@ -93,13 +94,14 @@ class Chunk:
         end_of_turn: the turn's speech has ended within this chunk.
         discontinuity: first chunk after a reset, restore or interrupt.
         timings: where the time went.
+        drift: how far the picture is from the character's reference picture.
 
     The arrays belong to the chunk until ``release()``.
     """
 
     __slots__ = (
         "turn_id", "index", "pts", "duration", "words", "visemes", "mode", "end_of_turn", "discontinuity", "timings",
-        "_audio", "_video",
+        "drift", "_audio", "_video",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +119,7 @@ class Chunk:
         end_of_turn: bool,
         discontinuity: bool,
         timings: StageTimings,
+        drift: Drift | None = None,
     ) -> None:
         self.turn_id = turn_id
         self.index = index
@@ -128,6 +131,7 @@ class Chunk:
         self.end_of_turn = end_of_turn
         self.discontinuity = discontinuity
         self.timings = timings
+        self.drift = drift or Drift(0.0, 0.0, 0.0)
         self._audio: npt.NDArray[np.float32] | None = audio
         self._video: npt.NDArray[np.uint8] | None = video
 
@@ -163,6 +167,7 @@ class Chunk:
             turn_id=self.turn_id, index=self.index, pts=self.pts, duration=self.duration, audio=self.audio.copy(),
             video=self.video.copy(), words=self.words, visemes=self.visemes, mode=self.mode,
             end_of_turn=self.end_of_turn, discontinuity=self.discontinuity, timings=self.timings,
+            drift=self.drift,
         )  # fmt: skip
 
     def release(self) -> None:

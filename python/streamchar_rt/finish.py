@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .chunk import Chunk, StageTimings
+from .drift import BOUND, Drift, drift_between, look_at, passes
 from .pixels import convert
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def finish_chunk(producer: Producer, job: Job, raw: RawChunk) -> tuple[Chunk, li
         lead = len(stream.timeline.carry) * info.chunk_samples // (info.chunk_frames * _HALF_FRAMES)
         audio = stream.fade.begin(audio, lead, info.sample_rate)
     stream.last_frame = raw.video[-1]
+    drift = drift_between(look_at(raw.video), producer.character.look)
+    if _starts_to_drift(stream, drift):
+        events.append(("drift", {**dataclasses.asdict(drift), "bound": BOUND, "pts": producer.clock}))
     shift = _shifter(offset)
     chunk = Chunk(
         turn_id=arrival.turn_id,
@@ -53,6 +57,7 @@ def finish_chunk(producer: Producer, job: Job, raw: RawChunk) -> tuple[Chunk, li
         end_of_turn=arrival.ended is not None,
         discontinuity=stream.discontinuity,
         timings=_timings(producer, raw.timings, job),
+        drift=drift,
     )
     stream.pts += info.chunk_samples
     if arrival.started is not None:
@@ -94,6 +99,12 @@ def _stalled_seconds(stream: Stream, moved: bool, chunk_seconds: float) -> float
     """Seconds for which the pointer has stood still though units lie ahead of it; said once, else 0."""
     stream.stuck = 0 if moved or not stream.speech.speaking(stream.state) else stream.stuck + 1
     return stream.stuck * chunk_seconds if stream.stuck == _STUCK_CHUNKS else 0.0
+
+
+def _starts_to_drift(stream: Stream, drift: Drift) -> bool:
+    """Whether the picture passes the bound; said once until it has come back."""
+    before, stream.drifting = stream.drifting, passes(drift, stream.drifting)
+    return stream.drifting and not before
 
 
 def _shifter(offset: int) -> Callable[[Any], Any]:

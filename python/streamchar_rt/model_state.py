@@ -10,6 +10,7 @@ import torch
 
 from .codecs import mel as mel_codec
 from .codecs.vocoder import LOOKAHEAD, VocoderState
+from .denoiser.context import MOTION
 from .models import CharacterFeatures, Models
 from .orchestrator.condition import LONGEST
 from .orchestrator.units import END, PAD
@@ -90,6 +91,13 @@ class StreamState:
         if place < self.pointer:
             raise ValueError(f"place {place} was already spoken (the pointer is at {self.pointer})")
         del self.units.rows[place + 1 - self.units.base:]
+
+    def reanchor(self) -> None:
+        """The next chunk sees the reference and the sink alone, and nothing of a last chunk that has drifted.
+
+        Picture and sound may jump there, so it is best done in silence. Speech, words and clock go on as they were.
+        """
+        self.cache.clear(MOTION)
 
     def export(self) -> dict[str, Any]:
         """Everything but models and character, as plain values, arrays and tensors; see ``from_export``."""

@@ -54,6 +54,7 @@ class Stream:
         stuck: chunks for which the pointer has not moved though units lie ahead.
         discontinuity: the next chunk does not go on where the one before ended.
         fade: sound of before a cut that the next chunk begins with.
+        drifting: the picture is further from the reference than it should be, and an event has said so.
     """
 
     make_state: Callable[[], Any]
@@ -66,6 +67,7 @@ class Stream:
     stuck: int = 0
     discontinuity: bool = False
     fade: Fade | None = None
+    drifting: bool = False
 
     def ready(self) -> Any:
         """The model's state."""
@@ -92,7 +94,7 @@ class Stream:
         state = None if mark.state is None else mark.state.clone()
         return Stream(
             self.make_state, self.speech.clone(), mark.timeline.clone(), replace(mark.emotion), state, mark.pts,
-            mark.last_frame, discontinuity=mark.discontinuity, fade=mark.fade,
+            mark.last_frame, discontinuity=mark.discontinuity, fade=mark.fade, drifting=self.drifting,
         )  # fmt: skip
 
     def cut(self, mark: Mark, last_turn: int, fade: Fade | None) -> Stream:
@@ -102,4 +104,5 @@ class Stream:
         return Stream(
             self.make_state, self.speech.after_cut(last_turn, place), mark.timeline.after_cut(place),
             replace(mark.emotion), state, mark.pts, mark.last_frame, discontinuity=True, fade=fade,
+            drifting=self.drifting,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from .chunk import StageTimings
+from .drift import Drift
 
 _STAGES = ("orchestrator_ms", "context_ms", "denoise_ms", "audio_decode_ms", "video_decode_ms")
 LATENCIES = ("stop", "quiet", "turnaround")
@@ -15,11 +16,14 @@ class Counters:
         self.underruns = self.interrupts = self.dropped = self.recalled = 0
         self.underrun_ms = 0.0
         self.first_ms = self.total_ms = self.worst_ms = 0.0
+        self.drift = self.worst_drift = self.total_drift = 0.0
         self.stages = dict.fromkeys(_STAGES, 0.0)
         self.last = dict.fromkeys(LATENCIES, 0.0)
         self.worst = dict.fromkeys(LATENCIES, 0.0)
 
-    def add(self, timings: StageTimings, *, words: int, turn_ends: bool, full_steps: int) -> None:
+    def add(
+        self, timings: StageTimings, *, words: int, turn_ends: bool, full_steps: int, drift: Drift | None = None
+    ) -> None:
         """A chunk has been handed out."""
         if not self.chunks:
             self.first_ms = timings.total_ms
@@ -30,6 +34,10 @@ class Counters:
         self.reduced += 0 < timings.denoise_steps < full_steps
         self.total_ms += timings.total_ms
         self.worst_ms = max(self.worst_ms, timings.total_ms)
+        if drift is not None:
+            self.drift = drift.distance
+            self.worst_drift = max(self.worst_drift, drift.distance)
+            self.total_drift += drift.distance
         for name in self.stages:
             self.stages[name] += getattr(timings, name)
 
@@ -58,4 +66,7 @@ class Counters:
             "worst_chunk_ms": self.worst_ms,
             "real_time_factor": self.total_ms / count / 1e3 / chunk_seconds,
             **{name: total / count for name, total in self.stages.items()},
+            "drift": self.drift,
+            "mean_drift": self.total_drift / count,
+            "worst_drift": self.worst_drift,
         }

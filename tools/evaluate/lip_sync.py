@@ -59,13 +59,27 @@ def synchrony(pairs: Sequence[Pair], reach: int = REACH) -> Sync:
 
     Raises ValueError where a pair is not longer than three times ``reach``.
     """
-    if not pairs or min(min(map(len, pair)) for pair in pairs) < 3 * reach:
+    if not pairs:
+        raise ValueError("there are no tracks to compare")
+    return best_offset([correlations(*pair, reach) for pair in pairs], [len(a) for a, _ in pairs])
+
+
+def correlations(expected: np.ndarray, measured: np.ndarray, reach: int = REACH) -> list[float]:
+    """Correlation at each offset from ``-reach`` to ``reach``.
+
+    Raises ValueError for a track that is not as long as three times ``reach``.
+    """
+    if min(len(expected), len(measured)) < 3 * reach:
         raise ValueError(f"each track needs at least {3 * reach} frames to look {reach} frames either way")
-    weights = [len(a) for a, _ in pairs]
-    curve = {k: float(np.average([pearson(*shifted(a, b, k)) for a, b in pairs], weights=weights))
-             for k in range(-reach, reach + 1)}
-    best = max(curve, key=lambda k: (curve[k], -abs(k)))
-    return Sync(curve[best], best, curve[0])
+    return [pearson(*shifted(expected, measured, k)) for k in range(-reach, reach + 1)]
+
+
+def best_offset(curves: Sequence[Sequence[float]], weights: Sequence[float]) -> Sync:
+    """What ``synchrony`` says, of ``correlations`` that were kept."""
+    curve = np.average(curves, axis=0, weights=weights)
+    reach = len(curve) // 2
+    best = max(range(-reach, reach + 1), key=lambda k: (curve[k + reach], -abs(k)))
+    return Sync(float(curve[best + reach]), best, float(curve[reach]))
 
 
 def loudness(samples: np.ndarray, frames: int, sample_rate: int = 16_000) -> np.ndarray:
