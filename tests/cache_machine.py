@@ -172,27 +172,26 @@ def random_sequence(seed: str) -> list[str]:
     draw = random.Random(seed)
     machine, calls = CacheMachine(), []
     machine.start(chunks=draw.randint(1, 3), history=draw.randint(0, 3))
-    pick, segment = lambda: draw.randint(0, 3), lambda: draw.choice(list(CAPACITY))
-    one_layer = lambda: (pick(), segment(), draw.randint(0, LAYERS), draw.randint(1, 8))
-    whole_chunk = lambda: (pick(), segment(), draw.randint(1, 5), draw.choice([None, None, -1, 0, 1, 2]))
-    choices = [
-        (6, machine.append_and_commit, whole_chunk),
-        (3, machine.append_one_layer, one_layer),
-        (1, machine.commit, lambda: (pick(), segment())),
-        (1, machine.drop, lambda: (pick(), segment())),
-        (3, machine.rewind, lambda: (pick(), draw.randint(-1, 6))),
-        (1, machine.clear, lambda: (pick(), draw.choice([None, *CAPACITY]))),
-        (1, machine.fork, lambda: (pick(),) if len(machine.pairs) < 4 else None),
-        (1, machine.forget_fork, lambda: (pick(),) if len(machine.pairs) > 1 else None),
-        (2, machine.snapshot, lambda: (pick(),)),
-        (2, machine.restore, lambda: (pick(), draw.randint(0, 9)) if machine.snapshots else None),
-        (1, machine.forget_snapshot, lambda: (draw.randint(0, 9),) if machine.snapshots else None),
-        (1, machine.save_and_load, lambda: (pick(),)),
-    ]
-    weights, *_ = zip(*choices)
+    pick, segment = lambda: draw.randint(0, 3), lambda: draw.choice(["sink", "motion", "motion", "motion"])
+    choices = {
+        machine.append_and_commit: lambda: (pick(), segment(), draw.randint(1, 5), draw.choice([None, -1, 0, 1, 1, 2, 3])),
+        machine.append_one_layer: lambda: (pick(), segment(), draw.randint(0, LAYERS), draw.randint(1, 8)),
+        machine.commit: lambda: (pick(), segment()),
+        machine.drop: lambda: (pick(), segment()),
+        machine.rewind: lambda: (pick(), draw.randint(-1, 6)),
+        machine.clear: lambda: (pick(), draw.choice([None, *CAPACITY])),
+        machine.fork: lambda: (pick(),) if len(machine.pairs) < 4 else None,
+        machine.forget_fork: lambda: (pick(),) if len(machine.pairs) > 1 else None,
+        machine.snapshot: lambda: (pick(),),
+        machine.restore: lambda: (pick(), draw.randint(0, 9)) if machine.snapshots else None,
+        machine.forget_snapshot: lambda: (draw.randint(0, 9),) if machine.snapshots else None,
+        machine.save_and_load: lambda: (pick(),),
+    }
+    # Every sequence has habits of its own (swarm testing): without some calls, others reach farther.
+    often = [10, *(draw.choice([0, 0, 1, 5]) for _ in range(len(choices) - 1))]
     try:
-        for _, action, arguments in draw.choices(choices, weights, k=draw.randint(1, 40)):
-            given = arguments()
+        for action in draw.choices(list(choices), often, k=draw.randint(1, 40)):
+            given = choices[action]()
             if given is None:
                 continue
             calls.append(f"{action.__name__}{given}")

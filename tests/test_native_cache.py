@@ -15,7 +15,7 @@ from .cache_machine import AXES, CAPACITY, FREQS, HEAD_DIM, HEADS, LAYERS, Cache
 from .cache_machine import random_sequence
 from .native_support import native  # noqa: F401
 
-SEQUENCES = int(os.environ.get("STREAMCHAR_CACHE_SEQUENCES", 300))
+SEQUENCES = int(os.environ.get("STREAMCHAR_CACHE_SEQUENCES", 500))
 
 CacheMachine.TestCase.settings = settings(
     max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
