@@ -23,6 +23,7 @@ def norm_and_rope(rows: int) -> tuple[ops.QkNorm, ops.Rope]:
     return norm, ops.Rope(torch.arange(rows * 3.0).reshape(rows, 3), FREQS, AXES)
 
 
+@functools.cache
 def plain_tokens(rows: int, fill: float):
     """Tokens that tell chunks and layers apart, with their norm and rope."""
     norm, rope = norm_and_rope(rows)
@@ -164,6 +165,7 @@ class CacheMachine(RuleBasedStateMachine):
         return self.had_others
 
 
+@torch.inference_mode()
 def random_sequence(seed: str) -> list[str]:
     """A cache's life: up to 40 random calls, each of which leaves the same facts, and at the end the same content.
 
@@ -173,8 +175,9 @@ def random_sequence(seed: str) -> list[str]:
     machine, calls = CacheMachine(), []
     machine.start(chunks=draw.randint(1, 3), history=draw.randint(0, 3))
     pick, segment = lambda: draw.randint(0, 3), lambda: draw.choice(["sink", "motion", "motion", "motion"])
+    gap = lambda: draw.choice([None, -1, 0, 1, 1, 2, 3])
     choices = {
-        machine.append_and_commit: lambda: (pick(), segment(), draw.randint(1, 5), draw.choice([None, -1, 0, 1, 1, 2, 3])),
+        machine.append_and_commit: lambda: (pick(), segment(), draw.randint(1, 5), gap()),
         machine.append_one_layer: lambda: (pick(), segment(), draw.randint(0, LAYERS), draw.randint(1, 8)),
         machine.commit: lambda: (pick(), segment()),
         machine.drop: lambda: (pick(), segment()),

@@ -10,7 +10,6 @@ using namespace streamchar::capi;
 
 namespace {
 
-constexpr sc_head_norm kNoNorm = {nullptr, nullptr, 0, 1e-6f};
 constexpr std::uintptr_t kPanelAlignment = 64;
 
 template <typename T>

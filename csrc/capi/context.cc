@@ -28,8 +28,6 @@ struct sc_snapshot {
 
 namespace {
 
-constexpr sc_head_norm kNoNorm = {nullptr, nullptr, 0, 1e-6f};
-
 struct Plan {
   ContextShape shape;
   std::vector<SegmentSpec> segments;

@@ -9,6 +9,8 @@
 
 namespace streamchar::capi {
 
+inline constexpr sc_head_norm kNoNorm = {nullptr, nullptr, 0, 1e-6f};
+
 inline KvType kv_type(int32_t storage) {
   if (storage == SC_F32) return KvType::kFloat32;
   if (storage == SC_BF16) return KvType::kBFloat16;

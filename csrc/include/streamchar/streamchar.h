@@ -131,7 +131,8 @@ SC_API void SC_CALL sc_context_params_init(sc_context_params *params, uint32_t s
 
 /* Bytes that sc_context_create() will reserve. Nothing is kept. */
 SC_API sc_status SC_CALL sc_context_plan(const sc_context_params *params, uint64_t *bytes);
-/* Makes an empty context and reserves its memory. The caller owns it and gives it to sc_context_destroy(). */
+/* Makes an empty context and reserves its memory. The caller owns it and gives it to sc_context_destroy(). A limit is
+ * wise where the operating system would rather end a process than refuse it memory. */
 SC_API sc_status SC_CALL sc_context_create(const sc_context_params *params, sc_context **out);
 /* Takes the context back. Its snapshots and forks live on. */
 SC_API void SC_CALL sc_context_destroy(sc_context *context);
