@@ -154,7 +154,8 @@ def measure(header: Header, prefix: Path, folder: Path) -> list[str]:
     for name, fields in header.structs.items():
         lines.append(f'printf("struct {name} %zu\\n", sizeof({name}));')
         lines += [
-            f'printf("field {name}.{field}: {kind} %zu %zu\\n", offsetof({name}, {field}), sizeof((({name} *)0)->{field}));'
+            f'printf("field {name}.{field}: {kind} %zu %zu\\n", offsetof({name}, {field}), '
+            f'sizeof((({name} *)0)->{field}));'
             for kind, field in fields
         ]
     source.write_text("#include <streamchar/streamchar.h>\n#include <stdio.h>\nint main(void) {\n%s\nreturn 0;\n}\n"

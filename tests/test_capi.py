@@ -125,7 +125,8 @@ def test_wrong_calls_of_a_context_are_refused_and_change_nothing(capi, context, 
     wrong = [
         *[(invalid, "sc_context_append", context, layer, 0, five) for layer in (-1, LAYERS, big)],
         *[(invalid, "sc_context_append", context, 0, segment, five) for segment in (-1, 2, big)],
-        *[(invalid, "sc_context_append", context, 0, 0, x) for x in (None, no_keys, no_values, nobody, negative, bad_norm)],
+        *[(invalid, "sc_context_append", context, 0, 0, x)
+          for x in (None, no_keys, no_values, nobody, negative, bad_norm)],
         (invalid, "sc_context_append", context, 0, 0, eight),     # does not fit the sink
         (invalid, "sc_context_append", None, 0, 0, five),
         (invalid, attend, context, 0, no_queries, None, 0, -1, out),
@@ -209,7 +210,8 @@ def test_parameters_that_make_no_sense_are_refused(capi):
             if field != "chunks":
                 setattr(params, field, value)
         capi.refuses(status, "sc_context_create", params, ctypes.byref(handle))
-    for field, value in [("capacity", 0), ("capacity", -5), ("history", -1), ("history", 1), ("chunks", 2), ("name", None)]:
+    wrong = [("capacity", 0), ("capacity", -5), ("history", -1), ("history", 1), ("chunks", 2), ("name", None)]
+    for field, value in wrong:
         params = make_context(capi)
         setattr(params.keep[0], field, value)      # the sink, which is pinned
         assert "segments[0]" in capi.refuses(invalid, "sc_context_create", params, ctypes.byref(handle))

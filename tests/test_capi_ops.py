@@ -2,112 +2,12 @@
 from __future__ import annotations
 
 import ctypes
-from math import prod
 
 import numpy as np
 import pytest
 
-INVALID = "SC_E_INVALID_ARGUMENT"
-
-
-# ---------------------------------------------------------------- truth
-def rotate(x, table):
-    """(T, H, D) turned by (T, D/2, 2)."""
-    a, b = x[..., 0::2], x[..., 1::2]
-    c, s = table[:, None, :, 0], table[:, None, :, 1]
-    return np.stack((a * c - b * s, a * s + b * c), -1).reshape(x.shape)
-
-
-def ready(x, norm, rope):
-    """Normalized and rotated, as norm and rope say; either may be None."""
-    x = x.astype(np.float64)
-    if norm is not None:
-        weight, bounds, eps = norm
-        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
-        groups = np.searchsorted(bounds[1:-1], np.arange(len(x)), side="right")
-        x = x * weight.astype(np.float64)[groups][:, None]
-    return x if rope is None else rotate(x, rope.astype(np.float64))
-
-
-def attention(query, keys, values, shifts):
-    """One softmax over all segments; query and keys are ready. Returns it and the log-sum-exp."""
-    turned = [query if s is None else rotate(query, np.broadcast_to(s, (len(query), *s.shape)).astype(np.float64))
-              for s in shifts]
-    logits = [np.einsum("thd,shd->ths", q, k) / np.sqrt(q.shape[-1]) for q, k in zip(turned, keys)]
-    logits, value = np.concatenate(logits, -1), np.concatenate(values)
-    top = logits.max(-1, keepdims=True)
-    weights = np.exp(logits - top)
-    total = weights.sum(-1, keepdims=True)
-    return np.einsum("ths,shd->thd", weights / total, value), (top + np.log(total))[..., 0]
-
-
-def error(got, wanted):
-    return np.linalg.norm(got - wanted) / max(np.linalg.norm(wanted), 1e-30)
-
-
-# ---------------------------------------------------------------- random problems
-def strided(rng, *shape):
-    """Random rows with gaps between them, channels contiguous, in an order of tokens and heads of their own."""
-    gaps = [n + int(rng.integers(0, 4)) for n in shape]
-    if rng.random() < 0.5:
-        data = rng.standard_normal((gaps[1], gaps[0], gaps[2]), dtype=np.float32).transpose(1, 0, 2)
-    else:
-        data = rng.standard_normal(gaps, dtype=np.float32)
-    data = data[tuple(slice(0, n) for n in shape)]
-    return data[::-1] if rng.random() < 0.3 else data
-
-
-def random_norm(rng, tokens, dim):
-    if rng.random() < 0.3:
-        return None
-    groups = int(rng.integers(1, 5))
-    cuts = np.sort(rng.integers(0, tokens + 1, groups - 1))
-    weight = (0.5 + rng.random((groups, dim))).astype(np.float32)
-    return weight, np.array([0, *cuts, tokens], np.int32), 1e-6
-
-
-def random_rope(rng, tokens, dim):
-    if rng.random() < 0.2:
-        return None
-    angles = rng.random((tokens, dim // 2)) * 6
-    return np.stack((np.cos(angles), np.sin(angles)), -1).astype(np.float32)
-
-
-def norm_struct(capi, norm):
-    if norm is None:
-        return capi.sc_head_norm(None, None, 0, 1e-6)
-    weight, bounds, eps = norm
-    return capi.sc_head_norm(weight.ctypes.data, bounds.ctypes.data, len(weight), eps)
-
-
-def address(array):
-    return None if array is None else array.ctypes.data
-
-
-def aligned(nbytes):
-    """Memory aligned to 64 bytes, filled with what would be seen if it were read before it is written."""
-    memory = np.full(nbytes + 64, 0xFF, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start: start + nbytes]
-
-
-def storages(capi):
-    """(storage, error that its rounding of queries and weights makes): tiles of bf16 round what they multiply."""
-    return [(capi.SC_F32, 3e-6), (capi.SC_BF16, 2e-2 if capi.sc_isa() == b"amx" else 3e-6)]
-
-
-def append(capi, k, v, storage, norm=None, rope=None):
-    """Panels, and what lies in them: keys and values (rows, heads, dim)."""
-    rows, heads, dim = k.shape
-    capacity, size = rows + 5, ctypes.c_uint64()
-    capi.call("sc_panels_bytes", heads, dim, capacity, storage, ctypes.byref(size))
-    panels = aligned(size.value)
-    call = capi.make("sc_kv_append_call", tokens=rows, heads=heads, head_dim=dim, storage=storage, capacity=capacity,
-                     k=capi.tokens(k), v=capi.tokens(v), norm=norm_struct(capi, norm), rope=address(rope), panels=panels)
-    capi.call("sc_kv_append", call)
-    key, value = np.empty((2, rows, heads, dim), np.float32)
-    capi.call("sc_kv_read", heads, dim, capacity, storage, panels, rows, key, value)
-    return panels, capacity, key, value
+from .capi_problems import address, append, attention, error, make_linear, norm_struct, random_norm, random_rope, ready
+from .capi_problems import storages, strided
 
 
 @pytest.mark.parametrize("case", range(8))
@@ -135,7 +35,7 @@ def test_attention_equals_float64(capi, rng, case):
         capi.call("sc_segment_attention", call)
         wanted, wanted_lse = attention(ready(q, norm, rope), keys, values, shifts)
         assert error(out, wanted) < limit
-        assert np.abs(lse - wanted_lse).max() < 2e-5 * (1 + np.abs(wanted_lse).max()) + (limit if limit > 1e-3 else 0) * 5
+        assert np.abs(lse - wanted_lse).max() < 7 * limit * (1 + np.abs(wanted_lse).max())
         again = np.empty_like(out)
         call.out, call.lse = again.ctypes.data, None
         threads = capi.sc_threads()
@@ -179,7 +79,7 @@ def test_rope_table(capi, rng):
     angles = positions[:, axes] * freqs
     assert np.abs(table - np.stack((np.cos(angles), np.sin(angles)), -1)).max() < 1e-7
     axes[0] = 3
-    capi.refuses(getattr(capi, INVALID), "sc_rope_table", tokens, positions, pairs, freqs, axes, table)
+    capi.refuses(capi.SC_E_INVALID_ARGUMENT, "sc_rope_table", tokens, positions, pairs, freqs, axes, table)
 
 
 @pytest.mark.parametrize("storage", [0, 1])
@@ -290,16 +190,11 @@ def test_rows_equal_float64(capi, rng):
         assert in_place.tobytes() == out.tobytes()
 
 
-def make_linear(capi, weight, bias, storage):
-    handle = ctypes.c_void_p()
-    capi.call("sc_linear_create", weight, bias, *weight.shape, storage, ctypes.byref(handle))
-    return handle
-
-
 @pytest.mark.parametrize("storage,limit", [("SC_BF16", 8e-3), ("SC_INT8", 3e-2)])
 def test_linear_equals_float64(capi, rng, storage, limit):
     for _ in range(4):
-        batch, per_batch, inputs, outputs = (int(rng.integers(a, b)) for a, b in ((1, 4), (1, 30), (32, 200), (32, 200)))
+        batch, per_batch = int(rng.integers(1, 4)), int(rng.integers(1, 30))
+        inputs, outputs = (int(n) for n in rng.integers(32, 200, 2))
         weight = rng.standard_normal((outputs, inputs), dtype=np.float32)
         bias = rng.standard_normal(outputs, dtype=np.float32)
         x = rng.standard_normal((batch * per_batch, inputs + 3), dtype=np.float32)[:, :inputs]
@@ -326,7 +221,8 @@ def test_linear_equals_float64(capi, rng, storage, limit):
         call = capi.make(
             "sc_linear_apply_call", rows=len(x), rows_per_batch=per_batch, activation=capi.SC_GELU_TANH, x=x,
             x_stride=inputs + 3, y=together, y_stride=outputs, residual=together, residual_stride=outputs,
-            shift=capi.sc_batch_vector(shift.ctypes.data, inputs), scale=capi.sc_batch_vector(scale.ctypes.data, inputs),
+            shift=capi.sc_batch_vector(shift.ctypes.data, inputs),
+            scale=capi.sc_batch_vector(scale.ctypes.data, inputs),
             gate=capi.sc_batch_vector(gate.ctypes.data, 0),
         )
         capi.call("sc_linear_apply", handle, call)
@@ -372,131 +268,3 @@ def test_istft_equals_numpy_and_a_cut_stream_gives_the_same_bytes(capi, rng):
         second = apply(frames[:, :, cut:], *first[1:])
         assert np.concatenate((first[0], second[0]), 1).tobytes() == whole[0].tobytes()
         assert [x.tobytes() for x in second[1:]] == [x.tobytes() for x in whole[1:]]
-
-
-# ---------------------------------------------------------------- wrong calls
-def valid_calls(capi, rng):
-    """Per function: handle or None, a valid call, the addresses that must not be NULL, sizes, sizes that may be 0,
-    and what is written."""
-    data = rng.standard_normal(20_000, dtype=np.float32)
-    written = np.full(20_000, np.nan, np.float32)
-    panels = aligned(2 * 64 * 64 * 4)
-    weight, bounds = np.ones((1, 64), np.float32), np.array([0, 3], np.int32)
-    tokens, rows = capi.sc_token_view(data.ctypes.data, 64, 64), capi.sc_row_view(data.ctypes.data, 8, 8)
-    norm = capi.sc_head_norm(weight.ctypes.data, bounds.ctypes.data, 1, 1e-6)
-    segment = (capi.sc_panels * 1)(capi.sc_panels(panels.ctypes.data, 3, 3, None))
-    attention_sizes = dict(tokens=3, heads=1, head_dim=64)
-    calls = {
-        "sc_kv_append": (
-            capi.make("sc_kv_append_call", **attention_sizes, capacity=3, k=tokens, v=tokens, norm=norm, panels=panels),
-            ["k.data", "v.data", "panels", "norm.bounds"], ["tokens", "heads", "head_dim", "capacity", "norm.groups"], []),
-        "sc_segment_attention": (
-            capi.make("sc_segment_attention_call", **attention_sizes, segment_count=1, q=tokens, norm=norm, out=written,
-                      segments=ctypes.addressof(segment)),
-            ["segments", "q.data", "out", "norm.bounds"], ["tokens", "heads", "head_dim", "norm.groups"],
-            ["segment_count"]),
-        "sc_adaln_modulate": (
-            capi.make("sc_adaln_modulate_call", batch=1, tokens=3, width=8, x=rows, shift=rows, scale=rows, out=written),
-            ["x.data", "shift.data", "scale.data", "out"], ["batch", "tokens", "width"], []),
-        "sc_gated_residual": (
-            capi.make("sc_gated_residual_call", batch=1, tokens=3, width=8, x=rows, gate=rows, update=rows, out=written),
-            ["x.data", "gate.data", "update.data", "out"], ["batch", "tokens", "width"], []),
-        "sc_istft_overlap_add": (
-            capi.make("sc_istft_overlap_add_call", batch=1, frame_count=2, size=16, hop=4, frames=data, batch_stride=64,
-                      bin_stride=4, frame_stride=2, window=data, tail=data, weight=data, samples=written,
-                      next_tail=written[100:], next_weight=written[200:]),
-            ["frames", "window", "tail", "weight", "samples", "next_tail", "next_weight"], ["batch", "size", "hop"],
-            ["frame_count"]),
-        "sc_linear_apply": (
-            capi.make("sc_linear_apply_call", rows=3, x=data, x_stride=64, y=written, y_stride=8),
-            ["x", "y"], ["rows", "rows_per_batch"], ["activation"]),
-    }
-    return calls, written, (data, panels, weight, bounds, segment)
-
-
-def set_field(struct, path, value):
-    *outer, field = path.split(".")
-    for name in outer:
-        struct = getattr(struct, name)
-    before = getattr(struct, field)
-    setattr(struct, field, value)
-    return before
-
-
-def test_wrong_ops_are_refused_before_anything_is_written(capi, rng):
-    calls, written, keep = valid_calls(capi, rng)
-    linear = make_linear(capi, np.ones((8, 64), np.float32), None, capi.SC_BF16)
-    codes = (capi.SC_E_INVALID_ARGUMENT, capi.SC_E_UNSUPPORTED)
-    panels = keep[1].copy()
-    for name, (call, addresses, sizes, may_be_zero) in calls.items():
-        given = [linear, call] if name == "sc_linear_apply" else [call]
-        wrong = [(path, None) for path in addresses]
-        wrong += [(path, value) for path in sizes for value in (-1, 0, 2**31 - 1)]
-        wrong += [(path, value) for path in may_be_zero for value in (-1, 2**31 - 1)]
-        for path, value in wrong:
-            before = set_field(call, path, value)
-            status = getattr(capi, name)(*(ctypes.byref(x) if isinstance(x, ctypes.Structure) else x for x in given))
-            assert status in codes and "; try: " in capi.message(), (name, path, value, status)
-            set_field(call, path, before)
-        call.struct_size -= 1
-        capi.refuses(capi.SC_E_ABI_MISMATCH, name, *given)
-        call.struct_size += 1
-        capi.refuses(capi.SC_E_INVALID_ARGUMENT, name, *given[:-1], None)
-        assert np.isnan(written).all() and (keep[1] == panels).all()
-    for name, (call, *_) in calls.items():       # and unchanged they all work
-        capi.call(name, *([linear, call] if name == "sc_linear_apply" else [call]))
-    capi.sc_linear_destroy(linear)
-
-
-def test_what_only_the_content_shows_is_refused_too(capi, rng):
-    invalid, unsupported = capi.SC_E_INVALID_ARGUMENT, capi.SC_E_UNSUPPORTED
-    calls, written, keep = valid_calls(capi, rng)
-    linear = make_linear(capi, np.ones((8, 64), np.float32), None, capi.SC_INT8)
-    bounds = keep[3]
-    for name, path, value, status in [
-        ("sc_kv_append", "panels", keep[1].ctypes.data + 4, invalid), ("sc_kv_append", "tokens", 4, invalid),
-        ("sc_kv_append", "storage", capi.SC_INT8, unsupported), ("sc_kv_append", "norm.eps", 0.0, invalid),
-        ("sc_segment_attention", "norm.eps", float("nan"), invalid), ("sc_segment_attention", "head_dim", 32, unsupported),
-        ("sc_segment_attention", "storage", 9, unsupported), ("sc_adaln_modulate", "eps", -1.0, invalid),
-        ("sc_istft_overlap_add", "size", 24, unsupported), ("sc_istft_overlap_add", "hop", 17, invalid),
-        ("sc_istft_overlap_add", "floor", 0.0, invalid), ("sc_linear_apply", "activation", 2, invalid),
-        ("sc_linear_apply", "shift.data", keep[0].ctypes.data, invalid),
-        ("sc_linear_apply", "residual", keep[0].ctypes.data, invalid),
-    ]:
-        call = calls[name][0]
-        before = set_field(call, path, value)
-        capi.refuses(status, name, *([linear, call] if name == "sc_linear_apply" else [call]))
-        set_field(call, path, before)
-    for changed in ([1, 3], [0, 2], [0, 4], [3, 0]):
-        bounds[:] = changed
-        assert "bounds" in capi.refuses(invalid, "sc_kv_append", calls["sc_kv_append"][0])
-    assert np.isnan(written).all()
-    capi.sc_linear_destroy(linear)
-
-
-def test_weights_that_cannot_be_packed_are_refused(capi):
-    handle, weight = ctypes.c_void_p(77), np.ones((4, 8), np.float32)
-    for bad in (np.inf, -np.inf, np.nan):
-        weight[2, 3] = bad
-        assert "weight[19]" in capi.refuses(
-            capi.SC_E_INVALID_ARGUMENT, "sc_linear_create", weight, None, 4, 8, capi.SC_BF16, ctypes.byref(handle))
-    weight[2, 3] = 1
-    bias = np.array([0, np.nan, 0, 0], np.float32)
-    for status, *arguments in [
-        (capi.SC_E_INVALID_ARGUMENT, weight, bias, 4, 8, capi.SC_BF16), (capi.SC_E_UNSUPPORTED, weight, None, 4, 8, 0),
-        (capi.SC_E_INVALID_ARGUMENT, None, None, 4, 8, capi.SC_INT8),
-        *[(capi.SC_E_INVALID_ARGUMENT, weight, None, *sizes, capi.SC_INT8) for sizes in ((-4, 8), (4, 0), (1 << 20, 8))],
-    ]:
-        capi.refuses(status, "sc_linear_create", *arguments, ctypes.byref(handle))
-    capi.refuses(capi.SC_E_INVALID_ARGUMENT, "sc_linear_create", weight, None, 4, 8, capi.SC_BF16, None)
-    assert handle.value == 77
-
-
-def test_sizes_of_panels(capi):
-    size = ctypes.c_uint64()
-    for heads, dim, capacity, width in ((1, 64, 1, 4), (3, 128, 65, 4), (2, 64, 64, 2)):
-        capi.call("sc_panels_bytes", heads, dim, capacity, 0 if width == 4 else 1, ctypes.byref(size))
-        assert size.value == 2 * prod((heads, dim, -(-capacity // 64) * 64, width))
-    for wrong in ((0, 64, 1, 0), (1, 63, 1, 0), (1, 64, 0, 0), (1, 64, -1, 0), (1, 64, 1, 2)):
-        assert capi.sc_panels_bytes(*wrong, ctypes.byref(size)) < 0
-    capi.refuses(capi.SC_E_INVALID_ARGUMENT, "sc_panels_bytes", 1, 64, 1, 0, None)

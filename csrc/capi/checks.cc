@@ -72,11 +72,11 @@ void check_struct(const char* name, const void* given, std::size_t known) {
 }
 
 void check_handle(const void* given, Kind kind) {
-  const std::string name = kind_name(kind);
-  if (!given) fail(SC_E_INVALID_ARGUMENT, "the " + name + " is NULL", "the handle that its create function gave");
-  Kind found;
-  std::memcpy(&found, given, sizeof found);
-  if (found != kind) fail(SC_E_INVALID_ARGUMENT, "the handle is no " + name, "the handle that its create function gave");
+  Kind found{};
+  if (given) std::memcpy(&found, given, sizeof found);
+  if (found == kind) return;
+  fail(SC_E_INVALID_ARGUMENT, (given ? "the handle is no " : "NULL is no ") + std::string(kind_name(kind)),
+       "the handle that its create function gave");
 }
 
 }  // namespace streamchar::capi

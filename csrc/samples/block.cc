@@ -129,7 +129,8 @@ Doubles in_double(const Block& block, const Floats& start, const Floats& past_k,
                            : qkv[(j - kPast) * 3 * kWidth + part * kWidth + h * kDim + d];
         };
         double logit = 0;
-        for (int d = 0; d < kDim; ++d) logit += qkv[t * 3 * kWidth + h * kDim + d] * at(past_k, 1, d) / std::sqrt(kDim);
+        const double* q = &qkv[t * 3 * kWidth + h * kDim];
+        for (int d = 0; d < kDim; ++d) logit += q[d] * at(past_k, 1, d) / std::sqrt(kDim);
         total += std::exp(logit);
         for (int d = 0; d < kDim; ++d) sum[d] += std::exp(logit) * at(past_v, 2, d);
       }
@@ -171,8 +172,8 @@ int main() try {
     size += wanted[i] * wanted[i];
   }
   const double relative = std::sqrt(error / size);
-  std::printf("libstreamchar %s, %s, %d threads: relative error %.1e against double, %s\n", sc_version_string(), sc_isa(),
-              int(sc_threads()), relative, relative < 1e-2 ? "as it should be" : "WRONG");
+  std::printf("libstreamchar %s, %s, %d threads: relative error %.1e against double, %s\n", sc_version_string(),
+              sc_isa(), int(sc_threads()), relative, relative < 1e-2 ? "as it should be" : "WRONG");
   return relative < 1e-2 ? 0 : 1;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "%s\n", error.what());

@@ -333,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:
     from .profile import EPILOG
 
     profile = commands.add_parser(
-        "profile", parents=[engine], help="say where a chunk's time goes, op by op, and how far from the machine's limits",
+        "profile", parents=[engine], help="say where a chunk's time goes, op by op, beside the machine's limits",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     profile.add_argument("--chunks", type=int, default=4, metavar="N", help="chunks to record (default: 4)")

@@ -43,8 +43,8 @@ class Call:
 class Recorder(TorchDispatchMode):
     """While entered, ops of this thread are appended to ``calls``: torch's, and the native ones that torch cannot see.
 
-    An op that another one calls belongs to it. Views and allocations are left out. Ops on a GPU are waited for, and stand in NVTX
-    ranges named ``part:op``.
+    An op that another one calls belongs to it. Views and allocations are left out. Ops on a GPU are waited for, and
+    stand in NVTX ranges named ``part:op``.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         on_gpu = any(isinstance(x, torch.Tensor) and x.is_cuda for x in tree_iter((args, kwargs)))
         begin, seconds, out = self._timed(name, on_gpu, lambda: func(*args, **kwargs))
-        if func.is_view and _shares_memory(out, args[0]):  # .to() and .reshape() copy at times
+        if func.is_view and _shares_memory(out, args):  # .to() and .reshape() copy at times
             return out
         work = _flops(func, args, kwargs, out), *_traffic(name, args, kwargs, out)
         self.calls.append(Call(_part(), name, begin, seconds, *work))
@@ -134,8 +134,9 @@ def _tensors(values: Any) -> list[torch.Tensor]:
     return [x for x in tree_iter(values) if isinstance(x, torch.Tensor)]
 
 
-def _shares_memory(out: Any, x: torch.Tensor) -> bool:
-    return any(y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for y in _tensors(out))
+def _shares_memory(out: Any, args: Any) -> bool:
+    own, given = ({x.untyped_storage().data_ptr() for x in _tensors(values)} for values in (out, args))
+    return bool(own & given)
 
 
 def _traffic(name: str, args: Any, kwargs: Any, out: Any) -> tuple[int, str]:

@@ -80,7 +80,7 @@ class Profile:
         }  # fmt: skip
 
     def table(self, top: int = 25) -> str:
-        facts, rows = self.facts, self.rows()
+        facts, rows, top = self.facts, self.rows(), max(0, top)
         peaks = ", ".join(f"{kind} {value / 1e9:.0f} GFLOP/s" for kind, value in self.ceilings.flops.items())
         lines = [
             f"{facts['model']} on {facts['cpu']}, {facts['threads']} threads, {facts['dtype']}, {facts['steps']} steps",
@@ -92,7 +92,8 @@ class Profile:
         lines += [_line(f"{row['part']}: {row['op']}", row) for row in rows[:top]]
         if rows[top:]:
             shown = {(row["part"], row["op"]) for row in rows[:top]}
-            lines.append(_line(f"{len(rows) - top} more", self._row([c for c in self.calls if (c.part, c.op) not in shown])))
+            others = [call for call in self.calls if (call.part, call.op) not in shown]
+            lines.append(_line(f"{len(rows) - top} more", self._row(others)))
         lines.append(_line("all ops", self._row(self.calls)))
         total = sum(end - begin for begin, end in self.spans) / len(self.spans) * 1e3
         lines.append(f"{'between ops, recording included':<44}{'':>7}{total - sum(row['ms'] for row in rows):>9.1f}")
