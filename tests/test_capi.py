@@ -15,6 +15,7 @@ ABI = ROOT / "csrc/capi/abi.txt"
 HEADS, DIM, LAYERS = 2, 64, 2
 
 
+@pytest.mark.skipif(ctypes.sizeof(ctypes.c_void_p) != 8, reason="the record is of machines with 64-bit addresses")
 def test_abi_is_the_recorded_one(capi):
     """STREAMCHAR_RECORD_ABI=1 writes csrc/capi/abi.txt anew: only with additions, or with a new SC_ABI_MAJOR."""
     if os.environ.get("STREAMCHAR_RECORD_ABI"):

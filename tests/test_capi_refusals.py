@@ -10,8 +10,8 @@ from .capi_problems import aligned, make_linear
 
 
 def valid_calls(capi, rng):
-    """Per function: handle or None, a valid call, the addresses that must not be NULL, sizes, sizes that may be 0,
-    and what is written."""
+    """Per function a valid call, the addresses that must not be NULL, its sizes, and those that may be 0; then what the
+    calls write, and what they read."""
     data = rng.standard_normal(20_000, dtype=np.float32)
     written = np.full(20_000, np.nan, np.float32)
     panels = aligned(2 * 64 * 64 * 4)
