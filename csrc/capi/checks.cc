@@ -16,6 +16,23 @@ const char* kind_name(Kind kind) {
   return "handle";
 }
 
+sc_status describe_current_exception() {
+  try {
+    throw;
+  } catch (const Failure& failure) {
+    return report(failure.status, failure.message);
+  } catch (const StateError& error) {
+    return report(SC_E_INVALID_STATE, std::string(error.what()) + "; try: " + error.hint);
+  } catch (const std::bad_alloc&) {
+    return report(SC_E_HOST_MEMORY, "no memory; try: a greater memory_limit, fewer snapshots and forks, "
+                                    "sc_context_trim(), or a smaller model");
+  } catch (const std::exception& error) {
+    return report(SC_E_INTERNAL, std::string(error.what()) + "; try: report this, it is an error of the library");
+  } catch (...) {
+    return report(SC_E_INTERNAL, "unknown error; try: report this, it is an error of the library");
+  }
+}
+
 }  // namespace
 
 void fail(sc_status status, std::string_view what, std::string_view remedy) {
@@ -33,18 +50,9 @@ sc_status report(sc_status status, std::string_view message) noexcept {
 
 sc_status report_current_exception() noexcept {
   try {
-    throw;
-  } catch (const Failure& failure) {
-    return report(failure.status, failure.message);
-  } catch (const StateError& error) {
-    return report(SC_E_INVALID_STATE, std::string(error.what()) + "; try: " + error.hint);
-  } catch (const std::bad_alloc&) {
-    return report(SC_E_HOST_MEMORY, "no memory; try: a greater memory_limit, fewer snapshots and forks, "
-                                    "sc_context_trim(), or a smaller model");
-  } catch (const std::exception& error) {
-    return report(SC_E_INTERNAL, std::string(error.what()) + "; try: report this, it is an error of the library");
+    return describe_current_exception();
   } catch (...) {
-    return report(SC_E_INTERNAL, "unknown error; try: report this, it is an error of the library");
+    return report(SC_E_HOST_MEMORY, "");  // not even for a message
   }
 }
 
