@@ -35,6 +35,7 @@ def test_products_and_convolutions_are_counted_as_by_hand(rng):
     sound, filters = torch.randn(2, k, length + taps), torch.randn(n, k, taps)
     picture, kernel = torch.randn(1, k, 9, 8), torch.randn(k, n, 4, 4)
     q, key = torch.randn(1, 2, m, 16), torch.randn(1, 2, n, 16)
+    heads_q, heads_k = torch.randn(1, m, 2, 16), torch.randn(1, n, 2, 16)
     for call, flops, traffic in [
         (lambda: a @ b, 2 * m * k * n, m * k + k * n + m * n),
         (lambda: F.linear(a, weight, bias), 2 * m * k * n, m * k + n * k + n + m * n),
@@ -44,6 +45,9 @@ def test_products_and_convolutions_are_counted_as_by_hand(rng):
          2 * k * (length + taps) + n * k * taps + 2 * n * (length + 1)),
         (lambda: F.conv_transpose2d(picture, kernel, stride=2), 2 * k * 9 * 8 * n * 16,
          k * 9 * 8 + k * n * 16 + n * 20 * 18),
+        (lambda: torch.einsum("...thd,...shd->...hts", heads_q, heads_k), 2 * 2 * m * n * 16,
+         2 * (16 * (m + n) + m * n)),
+        (lambda: torch.einsum("ij, jk -> ik", a, b), 2 * m * k * n, m * k + k * n + m * n),
         (lambda: F.scaled_dot_product_attention(q, key, key), 4 * 2 * m * n * 16, 2 * 16 * (2 * m + 2 * n)),
     ]:
         (one,) = recorded(call)

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
+from .ops._device_store import DeviceStore
 from .ops._native import native
 from .ops._native_store import NativeStore
 from .ops.packed_linear import PackedLinear
@@ -68,8 +69,7 @@ class Recorder(TorchDispatchMode):
         name = func._schema.name.split("::")[-1]
         if self._inside or name in _WITHOUT_WORK:
             return func(*args, **kwargs)
-        on_gpu = any(isinstance(x, torch.Tensor) and x.is_cuda for x in tree_iter((args, kwargs)))
-        begin, seconds, out = self._timed(name, on_gpu, lambda: func(*args, **kwargs))
+        begin, seconds, out = self._timed(name, _on_gpu((args, kwargs)), lambda: func(*args, **kwargs))
         if func.is_view and _shares_memory(out, args):  # .to() and .reshape() copy at times
             return out
         work = _flops(func, args, kwargs, out), *_traffic(name, args, kwargs, out)
@@ -85,7 +85,7 @@ class Recorder(TorchDispatchMode):
                 self._inside = True
                 try:
                     flops, traffic, kind = cost(*args, **kwargs)
-                    begin, seconds, out = self._timed(label, False, lambda: function(*args, **kwargs))
+                    begin, seconds, out = self._timed(label, _on_gpu(args), lambda: function(*args, **kwargs))
                 finally:
                     self._inside = False
                 self.calls.append(Call(_part(), label, begin, seconds, flops, traffic, kind))
@@ -134,6 +134,10 @@ def _tensors(values: Any) -> list[torch.Tensor]:
     return [x for x in tree_iter(values) if isinstance(x, torch.Tensor)]
 
 
+def _on_gpu(values: Any) -> bool:
+    return any(x.is_cuda for x in _tensors(values))
+
+
 def _shares_memory(out: Any, args: Any) -> bool:
     own, given = ({x.untyped_storage().data_ptr() for x in _tensors(values)} for values in (out, args))
     return bool(own & given)
@@ -168,9 +172,21 @@ def _of_transposed(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> 
     return 2 * x.numel() * weight[0].numel()
 
 
+def _of_einsum(out: torch.Tensor, equation: str, operands: list[torch.Tensor]) -> int:
+    """Two operands, and an equation that names its result."""
+    terms, _, result = equation.replace(" ", "").partition("->")
+    summed: dict[str, int] = {}
+    for term, x in zip(terms.split(","), operands):
+        before, _, after = term.partition("...")
+        sizes = [*zip(before, x.shape), *(zip(reversed(after), reversed(x.shape)))]
+        summed.update((label, size) for label, size in sizes if label not in result)
+    return 2 * out.numel() * prod(summed.values())
+
+
 # Those that reach the recorder whole in inference mode; the others are torch's to count.
 _COMPOSITE: dict[str, Callable[..., int]] = {
     "aten::linear": _of_linear,
+    "aten::einsum": _of_einsum,
     "aten::matmul": lambda out, a, b: 2 * out.numel() * a.shape[-1],
     "aten::scaled_dot_product_attention": lambda out, q, k: 2 * q.numel() * k.shape[-2] + 2 * out.numel() * k.shape[-2],
     **{f"aten::conv{n}d": _of_convolution for n in (1, 2, 3)},
@@ -181,8 +197,9 @@ _COMPOSITE: dict[str, Callable[..., int]] = {
 # ---------------------------------------------------------------- native ops
 def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]]]]:
     """(owner, name, cost) of what goes past torch's dispatcher; cost gives flops, bytes and kind."""
-    yield NativeStore, "attend", _attend_cost
-    yield NativeStore, "append", _append_cost
+    for store in (NativeStore, DeviceStore):
+        yield store, "attend", _attend_cost
+        yield store, "append", _append_cost
     yield PackedLinear, "__call__", _packed_cost
     if native is not None:
         rows = lambda reads: lambda batch, tokens, width, *rest: (0, 4 * (reads + 1) * batch * tokens * width, "fp32")
@@ -192,19 +209,23 @@ def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]
 
 
 def _attend_cost(store, layer, q, k, v, norm, rope, reads, keep, out) -> tuple[int, int, str]:
-    context, spec = store._context, store.spec
+    spec = store.spec
     tokens, width = q.shape[0], spec.heads * spec.head_dim
-    rows = 0
-    for read in reads:
-        segment = spec.names.index(read.segment)
-        rows += context.committed_rows(segment, context.committed(segment) - 1 - read.age)
-    cached = spec.dtype.itemsize * 2 * width * (tokens + rows)
-    multiplies_bf16 = spec.dtype is torch.bfloat16 and native.amx()
-    return 4 * tokens * (tokens + rows) * width, 16 * tokens * width + cached, "bf16" if multiplies_bf16 else "fp32"
+    rows = sum(_rows_read(store, read) for read in reads)
+    moved = 4 * tokens * q.element_size() + 2 * (tokens + rows) * spec.dtype.itemsize
+    multiplies_bf16 = spec.dtype is torch.bfloat16 and (q.is_cuda or native.amx())
+    return 4 * tokens * (tokens + rows) * width, moved * width, "bf16" if multiplies_bf16 else "fp32"
+
+
+def _rows_read(store, read) -> int:
+    if isinstance(store, NativeStore):
+        segment, context = store.spec.names.index(read.segment), store._context
+        return context.committed_rows(segment, context.committed(segment) - 1 - read.age)
+    return store._live(read.segment)[-1 - read.age].keys[0].shape[0]
 
 
 def _append_cost(store, layer, segment, k, v, norm, rope) -> tuple[int, int, str]:
-    return 0, 2 * k.numel() * (4 + store.spec.dtype.itemsize), "fp32"
+    return 0, 2 * k.numel() * (k.element_size() + store.spec.dtype.itemsize), "fp32"
 
 
 def _packed_cost(layer, x, *, residual=None, **rest) -> tuple[int, int, str]:
