@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import machine
-from .bench import TEXT, commit
 from .errors import ConfigError
 from .threads import compute_threads
 
@@ -140,6 +139,7 @@ def measure(
     """
     if chunks < 1:
         raise ConfigError(f"{chunks} chunks cannot be profiled", hint="--chunks 4")
+    from .bench import TEXT, commit
     from .op_recorder import Recorder
 
     if ceilings is None:
