@@ -23,3 +23,11 @@ def seeded() -> int:
     """Seeds torch's global generator for the test's random inputs."""
     torch.manual_seed(_SEED)
     return _SEED
+
+
+@pytest.fixture(scope="session")
+def capi(tmp_path_factory):
+    """libstreamchar, built and installed once; see capi_support.py."""
+    from .capi_support import load
+
+    return load(tmp_path_factory.mktemp("capi"))

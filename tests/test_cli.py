@@ -100,6 +100,7 @@ def test_seed_voice_character_and_emotion(tmp_path, stand_in):
         (["say", "hi", "-o", "a.wav", "--seed", "x"], 2, "seed"),
         (["say", "hi", "-o", "a.wav", "--steps", "0"], 2, "steps"),
         (["bench", "--chunks", "0"], 2, "chunks"),
+        (["profile", "--chunks", "0"], 2, "chunks"),
         (["characters", "--model", "nothing"], 1, "nothing"),
         (["characters", "--model", "bundle", "-o", "sheet.txt"], 2, "sheet.txt"),
     ],
@@ -166,6 +167,21 @@ def test_bench_row_and_table(capsys):
     assert run("bench", "--chunks", "2") == 0
     table = capsys.readouterr().out
     assert "real-time factor" in table and "first chunk" in table and "video decode" in table
+
+
+def test_profile_prints_and_writes(capsys, tmp_path, monkeypatch):
+    from streamchar_rt import profile
+
+    ceilings = profile.Ceilings({"fp32": 1e9, "bf16": 1e9, "int8": 1e9}, 1e9)
+    monkeypatch.setattr(profile, "measure_ceilings", lambda: ceilings)
+    assert run("profile", "--chunks", "1", "--trace", "trace.json") == 0
+    assert "all ops" in capsys.readouterr().out
+    assert json.loads((tmp_path / "trace.json").read_text())["otherData"]["chunks"] == 1
+    assert run("profile", "--chunks", "1", "--json") == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["model"] == "stand-in" and row["ceilings"]["bytes"] == 1e9 and row["ops"] is not None
+    assert run("profile", "--help") == 0
+    assert "ncu" in capsys.readouterr().out
 
 
 def test_percentiles(rng):

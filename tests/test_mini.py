@@ -203,3 +203,18 @@ def test_doctor_and_bench(tmp_path):
     done = command("bench", "--chunks", "3", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[0])["rtf_median"] > 0
+
+
+def test_profile_sees_where_a_chunk_goes(engine):
+    from streamchar_rt import profile
+
+    ceilings = profile.Ceilings({"fp32": 1e11, "bf16": 1e12, "int8": 1e12}, 1e10)
+    result = profile.measure(engine, chunks=1, ceilings=ceilings)
+    ops = {(row["part"].split(".")[0], row["op"]): row for row in result.rows()}
+    config, layout = engine.models.denoiser.dit.config, engine.models.denoiser.layout
+    # Per layer: every step reads reference, sink and motion; then the finished chunk sees itself alone.
+    tokens, width = layout.chunk_tokens, config.width
+    seen = result.facts["steps"] * (layout.reference_tokens + 3 * tokens) + tokens
+    assert ops["denoiser", "attend"]["gflop"] == pytest.approx(4 * config.depth * tokens * seen * width / 1e9)
+    assert {"orchestrator", "denoiser", "codecs"} <= {part for part, _ in ops}
+    assert sum(row["ms"] for row in ops.values()) < (result.spans[0][1] - result.spans[0][0]) * 1e3

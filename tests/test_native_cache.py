@@ -1,162 +1,35 @@
 """The context cache: random call sequences against the naive model, and its stated invariants."""
 from __future__ import annotations
 
-import hypothesis.strategies as st
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from streamchar_rt import ops
 from streamchar_rt.errors import ConfigError, StateError
 from streamchar_rt.ops import reference
 
+from .cache_machine import AXES, CAPACITY, FREQS, HEAD_DIM, HEADS, LAYERS, CacheMachine, Pair, plain_tokens
+from .cache_machine import random_sequence
 from .native_support import native  # noqa: F401
 
-LAYERS, HEADS, HEAD_DIM = 2, 1, 64
-CAPACITY = {"sink": 5, "motion": 7}
-FREQS, AXES = ops.rope_frequencies()
-segment_names = st.sampled_from(list(CAPACITY))
-
-
-def plain_tokens(rows: int, fill: float):
-    """Tokens that tell chunks and layers apart, with their norm and rope."""
-    norm = ops.QkNorm(torch.ones(1, HEAD_DIM), torch.ones(1, HEAD_DIM), (0, rows))
-    rope = ops.Rope(torch.arange(rows * 3.0).reshape(rows, 3), FREQS, AXES)
-    k = torch.linspace(-1, 1, rows * HEAD_DIM).reshape(rows, HEADS, HEAD_DIM) + fill
-    return k, k * 2 + fill, norm, rope
-
-
-class Pair:
-    """The native cache and the naive model, given the same calls; both must raise, or neither."""
-
-    def __init__(self, caches):
-        self.caches = caches
-
-    def call(self, action):
-        results, errors = [], []
-        for cache in self.caches:
-            try:
-                results.append(action(cache))
-            except (StateError, ConfigError) as error:
-                errors.append(type(error))
-        assert len(errors) in (0, 2) and len(set(errors)) <= 1, errors
-        return None if errors else results
-
-
-class CacheMachine(RuleBasedStateMachine):
-    @initialize(chunks=st.integers(1, 3), history=st.integers(0, 3))
-    def start(self, chunks, history):
-        options = dict(layers=LAYERS, heads=HEADS, head_dim=HEAD_DIM, capacity=CAPACITY, ring="motion")
-        caches = [
-            ops.ContextCache(**options, chunks=chunks, history=history, kernels=kind) for kind in ("native", "reference")
-        ]
-        self.pairs = [Pair(caches)]
-        self.snapshots = []
-        self.counter = 0
-        self.plan = caches[0].memory_plan()["total"]
-
-    def pair(self, pick):
-        return self.pairs[pick % len(self.pairs)]
-
-    def append(self, pair, segment, layer, rows):
-        self.counter += 1
-        k, v, norm, rope = plain_tokens(rows, float(self.counter))
-        pair.call(lambda c: ops.append(c, layer, segment, k, v, norm=norm, rope=rope))
-
-    @rule(pick=st.integers(0, 3), segment=segment_names, layer=st.integers(0, LAYERS), rows=st.integers(1, 8))
-    def append_one_layer(self, pick, segment, layer, rows):
-        self.append(self.pair(pick), segment, layer, rows)
-
-    @rule(pick=st.integers(0, 3), segment=segment_names, rows=st.integers(1, 5), gap=st.integers(-1, 2) | st.none())
-    def append_and_commit(self, pick, segment, rows, gap):
-        pair = self.pair(pick)
-        for layer in range(LAYERS):
-            self.append(pair, segment, layer, rows)
-        newest = max(pair.caches[1].chunks(segment), default=-1)
-        pair.call(lambda c: c.commit(segment, None if gap is None else newest + gap))
-
-    @rule(pick=st.integers(0, 3), segment=segment_names)
-    def commit(self, pick, segment):
-        self.pair(pick).call(lambda c: c.commit(segment))
-
-    @rule(pick=st.integers(0, 3), segment=segment_names)
-    def drop(self, pick, segment):
-        self.pair(pick).call(lambda c: c.drop(segment))
-
-    @rule(pick=st.integers(0, 3), back=st.integers(-1, 6))
-    def rewind(self, pick, back):
-        pair = self.pair(pick)
-        newest = max(pair.caches[1].chunks("motion"), default=0)
-        pair.call(lambda c: c.rewind(newest - back))
-
-    @rule(pick=st.integers(0, 3), segment=segment_names | st.none())
-    def clear(self, pick, segment):
-        self.pair(pick).call(lambda c: c.clear(segment))
-
-    @precondition(lambda self: len(self.pairs) < 4)
-    @rule(pick=st.integers(0, 3))
-    def fork(self, pick):
-        self.pairs.append(Pair(self.pair(pick).call(lambda c: c.fork())))
-
-    @precondition(lambda self: len(self.pairs) > 1)
-    @rule(pick=st.integers(0, 3))
-    def forget_fork(self, pick):
-        self.pairs.pop(pick % len(self.pairs))
-
-    @rule(pick=st.integers(0, 3))
-    def snapshot(self, pick):
-        self.snapshots.append(self.pair(pick).call(lambda c: c.snapshot()))
-
-    @precondition(lambda self: self.snapshots)
-    @rule(pick=st.integers(0, 3), which=st.integers(0, 9))
-    def restore(self, pick, which):
-        native_one, naive_one = self.snapshots[which % len(self.snapshots)]
-        pair = self.pair(pick)
-        pair.call(lambda c: c.restore(native_one if c.kernels == "native" else naive_one))
-
-    @precondition(lambda self: self.snapshots)
-    @rule(which=st.integers(0, 9))
-    def forget_snapshot(self, which):
-        self.snapshots.pop(which % len(self.snapshots))
-
-    @rule(pick=st.integers(0, 3))
-    def save_and_load(self, pick):
-        pair = self.pair(pick)
-        pair.call(lambda c: c.load_state_dict(c.state_dict()))
-
-    @invariant()
-    def same_content(self):
-        for pair in getattr(self, "pairs", []):
-            mine, model = pair.caches
-            for name in CAPACITY:
-                assert mine.chunks(name) == model.chunks(name)
-                assert mine.rows(name) == model.rows(name)
-                assert mine.staged(name) == model.staged(name)
-                assert mine.generation(name) == model.generation(name)
-            for name, chunks in model.state_dict().items():
-                saved = mine.state_dict()[name]
-                assert [c["chunk"] for c in saved] == [c["chunk"] for c in chunks]
-                for got, wanted in zip(saved, chunks):
-                    torch.testing.assert_close(got["key"], wanted["key"], rtol=0, atol=2e-6)
-                    assert torch.equal(got["value"], wanted["value"])
-
-    @invariant()
-    def one_cache_stays_in_its_plan(self):
-        if hasattr(self, "pairs") and not self.forked() and self.counter:
-            extra = sum(self.pairs[0].caches[0]._store.slot_bytes(n) for n in CAPACITY)
-            assert self.pairs[0].caches[0].nbytes <= self.plan + extra
-
-    def forked(self):
-        """Whether blocks that forks or snapshots once needed may still lie in the pool."""
-        self.had_others = getattr(self, "had_others", False) or len(self.pairs) > 1 or bool(self.snapshots)
-        return self.had_others
-
+SEQUENCES = int(os.environ.get("STREAMCHAR_CACHE_SEQUENCES", 500))
 
 CacheMachine.TestCase.settings = settings(
     max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestCacheAgainstNaiveModel = CacheMachine.TestCase
+
+
+def test_random_sequences_leave_both_alike(seeded):
+    """STREAMCHAR_CACHE_SEQUENCES=100000 pytest -s tests/test_native_cache.py -k random_sequences: as many as wanted."""
+    calls, refused = 0, Pair.refused
+    for number in range(SEQUENCES):
+        calls += len(random_sequence(f"{seeded}-{number}"))
+    refused = Pair.refused - refused
+    print(f"{SEQUENCES} sequences from seed {seeded}: {calls} calls, {refused} of them refused by both, no difference")
 
 
 def filled(kernels="native", **options):

@@ -19,8 +19,8 @@ std::size_t ContextCache::Snapshot::bytes() const {
   return total;
 }
 
-ContextCache::ContextCache(CacheSpec spec, SlotMemory memory)
-    : ContextCache(std::move(spec), SlotPool::make(memory)) {
+ContextCache::ContextCache(CacheSpec spec, SlotMemory memory, std::size_t limit)
+    : ContextCache(std::move(spec), SlotPool::make(memory, limit)) {
   std::map<std::size_t, int> slots;
   for (const SegmentSpec& s : spec_.segments) slots[s.slot_bytes] += s.retained() + (s.ring ? 1 : 0);
   for (const auto& [bytes, count] : slots) pool_->reserve(bytes, count);
@@ -40,8 +40,8 @@ Slot& ContextCache::stage(int segment, int layer, int rows) {
   if (layer < 0 || layer >= spec_.layers) throw std::out_of_range("layer");
   if (rows < 1 || rows > spec.capacity) throw std::invalid_argument("rows");
   if (!s.staging) {
-    s.staging = pool_->acquire(spec.slot_bytes);
     s.layer_rows.assign(spec_.layers, 0);
+    s.staging = pool_->acquire(spec.slot_bytes);
   }
   s.layer_rows[layer] = rows;
   return *s.staging;

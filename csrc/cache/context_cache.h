@@ -15,7 +15,7 @@
 //      right after commit(c), or else nothing has changed and StateError is thrown.
 //   6. `generation` of a segment rises whenever its live slots change, and never otherwise; a slot's own
 //      generation rises whenever its block is handed out again.
-//   7. In steady state nothing is allocated: the constructor reserves the memory plan.
+//   7. In steady state no slot is allocated: the constructor reserves the memory plan.
 //
 // Memory plan: pinned segments one slot each, the ring chunks + history + 1 (staging). A pinned segment that
 // is staged again while live takes one more slot until its commit; slots that snapshots or forks alone refer
@@ -81,12 +81,14 @@ class ContextCache {
     std::vector<Committed> segments_;
   };
 
-  ContextCache(CacheSpec spec, SlotMemory memory);
+  // Slots, also those that forks and snapshots alone refer to, take at most `limit` bytes.
+  ContextCache(CacheSpec spec, SlotMemory memory, std::size_t limit = SIZE_MAX);
 
   const CacheSpec& spec() const { return spec_; }
 
   // The slot to write `layer`'s rows to; opens staging at the first call. May be repeated for a layer.
-  // Throws std::out_of_range or std::invalid_argument on a bad segment, layer or number of rows.
+  // Throws std::out_of_range or std::invalid_argument on a bad segment, layer or number of rows, std::bad_alloc
+  // where a slot cannot be had; nothing has changed then.
   Slot& stage(int segment, int layer, int rows);
 
   // Makes staging live as chunk `label`, by default one more than the newest. Throws StateError if staging

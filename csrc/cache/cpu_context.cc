@@ -18,8 +18,8 @@ CacheSpec with_sizes(const ContextShape& shape, std::vector<SegmentSpec> segment
 
 }  // namespace
 
-CpuContext::CpuContext(ContextShape shape, std::vector<SegmentSpec> segments)
-    : shape_(shape), cache_(with_sizes(shape, std::move(segments)), kHostSlotMemory) {}
+CpuContext::CpuContext(ContextShape shape, std::vector<SegmentSpec> segments, std::size_t limit)
+    : shape_(shape), cache_(with_sizes(shape, std::move(segments)), kHostSlotMemory, limit) {}
 
 std::byte* CpuContext::layer_data(const Slot& slot, int segment, int layer) const {
   return static_cast<std::byte*>(slot.data) +

@@ -42,8 +42,8 @@ struct ContextTokens {
 
 class CpuContext {
  public:
-  // `segments[i].slot_bytes` is filled in here.
-  CpuContext(ContextShape shape, std::vector<SegmentSpec> segments);
+  // `segments[i].slot_bytes` is filled in here. `limit`: see ContextCache.
+  CpuContext(ContextShape shape, std::vector<SegmentSpec> segments, std::size_t limit = SIZE_MAX);
 
   ContextCache& cache() { return cache_; }
   const ContextCache& cache() const { return cache_; }

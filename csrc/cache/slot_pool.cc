@@ -22,13 +22,14 @@ void release_host(void* data, std::size_t) { std::free(data); }
 
 const SlotMemory kHostSlotMemory = {allocate_host, release_host};
 
-std::shared_ptr<SlotPool> SlotPool::make(SlotMemory memory) {
-  return std::shared_ptr<SlotPool>(new SlotPool(memory));
+std::shared_ptr<SlotPool> SlotPool::make(SlotMemory memory, std::size_t limit) {
+  return std::shared_ptr<SlotPool>(new SlotPool(memory, limit));
 }
 
 SlotPool::~SlotPool() { trim(); }
 
 Slot* SlotPool::allocate(std::size_t bytes) {
+  if (bytes > limit_ - held_) throw std::bad_alloc();
   auto slot = std::make_unique<Slot>();
   slot->data = memory_.allocate(bytes);
   if (!slot->data) throw std::bad_alloc();

@@ -30,11 +30,12 @@ struct Slot {
 // Thread-safe: a cache, its forks and its snapshots share one pool and may live on different threads.
 class SlotPool : public std::enable_shared_from_this<SlotPool> {
  public:
-  static std::shared_ptr<SlotPool> make(SlotMemory memory);
+  // Holds at most `limit` bytes.
+  static std::shared_ptr<SlotPool> make(SlotMemory memory, std::size_t limit);
   ~SlotPool();
 
   // A block of `bytes`, freed or new; it returns to the pool when the last reference goes. The pool outlives
-  // its blocks. Throws std::bad_alloc.
+  // its blocks. Throws std::bad_alloc, also where the limit would be passed.
   std::shared_ptr<Slot> acquire(std::size_t bytes);
 
   // Makes sure that `count` blocks of `bytes` are free, so that a stream in steady state never allocates.
@@ -46,10 +47,11 @@ class SlotPool : public std::enable_shared_from_this<SlotPool> {
   std::size_t bytes_held() const;  // free blocks included
 
  private:
-  explicit SlotPool(SlotMemory memory) : memory_(memory) {}
+  SlotPool(SlotMemory memory, std::size_t limit) : memory_(memory), limit_(limit) {}
   Slot* allocate(std::size_t bytes);
 
   const SlotMemory memory_;
+  const std::size_t limit_;
   mutable std::mutex mutex_;
   std::map<std::size_t, std::vector<Slot*>> free_;
   std::size_t held_ = 0;

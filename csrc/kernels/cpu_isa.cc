@@ -18,7 +18,7 @@ constexpr CpuIsa kAllIsas[] = {CpuIsa::kGeneric,    CpuIsa::kAvx2,       CpuIsa:
                                CpuIsa::kAvx512Vnni, CpuIsa::kAvx512Bf16, CpuIsa::kAmx};
 
 // Tile registers: the kernel hands out their state on request, once per process.
-bool amx_granted() {
+[[maybe_unused]] bool amx_granted() {
 #if defined(SC_X86) && defined(__linux__)
   uint32_t eax = 7, ebx, ecx = 0, edx;
   asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));

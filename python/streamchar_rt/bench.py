@@ -18,7 +18,7 @@ from .errors import ConfigError
 
 STAGES = ("orchestrator_ms", "context_ms", "denoise_ms", "audio_decode_ms", "video_decode_ms", "total_ms")
 FIRST_CHUNKS = 5  # how often the time to the first chunk is measured
-_TEXT = (
+TEXT = (
     "The quick brown fox jumps over the lazy dog, and nobody in the village was surprised. "
     "On Tuesday at half past nine, Doctor Miller paid twenty five dollars for a small blue teapot. "
     "Would you believe that the river was frozen in the middle of May? "
@@ -66,7 +66,7 @@ def measure(
     first = [_first_chunk(engine, character, steps, seed + i) for i in range(FIRST_CHUNKS)]
     timings: list[StageTimings] = []
     with engine.session(character, seed=seed, steps=steps) as session:
-        session.push_stream(_TEXT for _ in range(chunks))  # drawn as it is spoken: never too short
+        session.push_stream(TEXT for _ in range(chunks))  # drawn as it is spoken: never too short
         while len(timings) < chunks:
             timings.append(session.step().timings)
             if progress is not None:
@@ -77,7 +77,7 @@ def measure(
 def _first_chunk(engine: Engine, character: Any, steps: int | None, seed: int) -> float:
     with engine.session(character, seed=seed, steps=steps) as session:
         begin = time.perf_counter()
-        session.push_text(_TEXT)
+        session.push_text(TEXT)
         session.step()
         return (time.perf_counter() - begin) * 1e3
 

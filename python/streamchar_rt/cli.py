@@ -187,7 +187,7 @@ def _characters(options: argparse.Namespace) -> int:
     return OK
 
 
-# ---------------------------------------------------------------- doctor and bench
+# ---------------------------------------------------------------- doctor, bench and profile
 def _doctor(options: argparse.Namespace) -> int:
     from .doctor import examine
 
@@ -207,6 +207,24 @@ def _bench(options: argparse.Namespace) -> int:
         )  # fmt: skip
         progress.done()
     print(json.dumps(result.row) if options.json else result.table())
+    return OK
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from .profile import measure
+
+    with _load(options) as engine:
+        progress = _Progress("profiling", 2 * options.chunks, quiet=options.quiet or options.json)
+        result = measure(
+            engine, chunks=options.chunks, steps=options.steps, seed=options.seed,
+            progress=lambda done: progress.show(done, f"chunk {done} of {2 * options.chunks}"),
+        )  # fmt: skip
+        progress.done()
+    if options.trace:
+        result.write_trace(Path(options.trace))
+        print(f"{options.trace}: {len(result.calls)} op calls, for https://ui.perfetto.dev", file=sys.stderr)
+    print(json.dumps({**result.facts, "stages": result.stages, "ceilings": dataclasses.asdict(result.ceilings),
+                      "ops": result.rows()}) if options.json else result.table(options.top))  # fmt: skip
     return OK
 
 
@@ -311,4 +329,16 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--chunks", type=int, default=100, metavar="N", help="chunks to measure (default: 100)")
     bench.add_argument("--json", action="store_true", help="one row of JSON")
     bench.set_defaults(run=_bench)
+
+    from .profile import EPILOG
+
+    profile = commands.add_parser(
+        "profile", parents=[engine], help="say where a chunk's time goes, op by op, beside the machine's limits",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    profile.add_argument("--chunks", type=int, default=4, metavar="N", help="chunks to record (default: 4)")
+    profile.add_argument("--top", type=int, default=25, metavar="N", help="rows to print (default: 25)")
+    profile.add_argument("--trace", metavar="FILE", help="write every op call as a Chrome trace")
+    profile.add_argument("--json", action="store_true", help="facts, stages, ceilings and all rows as JSON")
+    profile.set_defaults(run=_profile)
     return parser

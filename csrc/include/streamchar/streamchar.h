@@ -1,0 +1,363 @@
+/* streamchar.h - the native core of streamchar_rt from C: the context cache and the ops of a DiT block, on the CPU.
+ * ABI 1.0. C99 and C++17.
+ *
+ * Rules that hold for every function here
+ *  - sc_status: 0 is done, below 0 is an error; after an error nothing has changed, and sc_last_error_message() says
+ *    what was wrong and what to do.
+ *  - Nothing throws, ends the process or prints.
+ *  - A struct that starts with struct_size is prepared by its *_init() (which zeroes it and sets the defaults named
+ *    here); later versions add fields at its end only. Structs without struct_size never change.
+ *  - Out handles are written on SC_OK alone; destroy(NULL) does nothing. A handle of another kind is refused; using a
+ *    destroyed one is undefined.
+ *  - Arrays belong to the caller: they are read or written during the call, and none is kept, unless it says so below.
+ *    Strides count elements and may be 0 or negative. Channels are contiguous. Outputs overlap no input, unless a
+ *    function says that they may.
+ *  - Ops run on the calling thread and this library's pool (sc_set_threads) and may be called from any number of
+ *    threads. A context has one user at a time; different contexts, also forks of one another, are independent.
+ */
+#ifndef STREAMCHAR_H_
+#define STREAMCHAR_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#  if defined(SC_BUILDING_LIBRARY)
+#    define SC_API __declspec(dllexport)
+#  else
+#    define SC_API __declspec(dllimport)
+#  endif
+#  define SC_CALL __cdecl
+#else
+#  define SC_API __attribute__((visibility("default")))
+#  define SC_CALL
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SC_ABI_MAJOR 1u
+#define SC_ABI_MINOR 0u
+
+/* ---- status and version ------------------------------------------------------------------------------------------ */
+typedef int32_t sc_status;
+enum {
+  SC_OK = 0,
+  SC_E_INVALID_ARGUMENT = -1, /* NULL, a size or index out of range, a handle of another kind                       */
+  SC_E_INVALID_STATE = -2,    /* the context's present state forbids the call                                       */
+  SC_E_ABI_MISMATCH = -3,     /* a struct of another version of this header                                         */
+  SC_E_UNSUPPORTED = -6,      /* no kernel for this size, storage or instruction set                                */
+  SC_E_HOST_MEMORY = -9,      /* the memory limit, or the machine's memory, is used up                              */
+  SC_E_INTERNAL = -99
+};
+
+/* Version of the library's ABI, major << 16 | minor. Usable with this header: equal major, and no lesser minor. */
+SC_API uint32_t SC_CALL sc_abi_version(void);
+/* The release, "0.1.0". The string is static: never free it. */
+SC_API const char *SC_CALL sc_version_string(void);
+/* "SC_E_INVALID_STATE"; "unknown" for any other number. The string is static: never free it. */
+SC_API const char *SC_CALL sc_status_name(sc_status status);
+/* Copies the message of the last error on this thread into the caller's buffer, at most `capacity` bytes with the
+ * ending NUL, in UTF-8: "what was wrong; try: the remedy". Returns the whole message's length without NUL (0 if there
+ * was no error yet); `buffer` may be NULL to ask for that alone. */
+SC_API size_t SC_CALL sc_last_error_message(char *buffer, size_t capacity);
+
+/* ---- machine ----------------------------------------------------------------------------------------------------- */
+/* The instruction set in use: "generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16" or "amx". At first the fastest
+ * that the machine runs, or what STREAMCHAR_ISA names in the environment. The string is static: never free it. */
+SC_API const char *SC_CALL sc_isa(void);
+/* Instruction set number `index` that this build has and this machine runs, slowest first; NULL past the last. The
+ * string is static: never free it. */
+SC_API const char *SC_CALL sc_available_isa(int32_t index);
+/* Uses another instruction set from the next op on, in the whole process. `name` is borrowed for the call. */
+SC_API sc_status SC_CALL sc_set_isa(const char *name);
+/* Threads that ops use, the caller included. At first the usable CPUs, or STREAMCHAR_THREADS in the environment. */
+SC_API int32_t SC_CALL sc_threads(void);
+/* Changes it, 1 to 1024, for the whole process; waits for a running op. Takes no ownership of the caller's threads. */
+SC_API sc_status SC_CALL sc_set_threads(int32_t threads);
+
+/* ---- what tokens are --------------------------------------------------------------------------------------------- */
+/* How numbers are kept. Keys and values: F32 or BF16; weights of a linear layer: BF16 or INT8. */
+enum { SC_F32 = 0, SC_BF16 = 1, SC_INT8 = 2 };
+
+/* (tokens, heads, head_dim) float32. */
+typedef struct sc_token_view {
+  const float *data;
+  int64_t token_stride, head_stride;
+} sc_token_view;
+
+/* RMSNorm per head: tokens bounds[g] to bounds[g + 1] are scaled by weight[g * head_dim ...]. weight NULL: no norm. */
+typedef struct sc_head_norm {
+  const float *weight;   /* (groups, head_dim)                                                                      */
+  const int32_t *bounds; /* groups + 1 token indices that never fall, from 0 to the number of tokens                */
+  int32_t groups;
+  float eps;             /* positive; 1e-6 is usual                                                                 */
+} sc_head_norm;
+
+/* Cosine and sine of every rotated channel pair: table[t][i] = (cos, sin) of the sum over positions[t][axes[i]] *
+ * freqs[i]. Pair i is channels 2i and 2i + 1. One token at (distance, 0, 0) is what `shift` below takes. All arrays
+ * are borrowed for the call.
+ *   positions (tokens, 3): time, y, x;  freqs (pairs,);  axes (pairs,) of 0, 1 or 2;  table (tokens, pairs, 2) */
+SC_API sc_status SC_CALL sc_rope_table(int32_t tokens, const double *positions, int32_t pairs, const double *freqs,
+                                       const int32_t *axes, float *table);
+
+/* ---- context cache ----------------------------------------------------------------------------------------------- */
+/* Per layer, keys and values of what a denoiser attends to beside the current chunk. A pinned segment keeps one
+ * committed chunk, a ring the newest `chunks` for attention and `history` older ones for rewind. New rows go to a
+ * segment's staging and are seen from commit on. Committed rows are never rewritten or moved: commit, rewind, snapshot,
+ * restore and fork copy nothing. In a steady stream nothing is allocated. */
+typedef struct sc_context sc_context;
+typedef struct sc_snapshot sc_snapshot;
+
+typedef struct sc_segment {
+  const char *name;  /* for messages                                                                                */
+  int32_t capacity;  /* tokens of a chunk, at most                                                                  */
+  int32_t chunks;    /* that attention sees, at most; 1 if pinned                                                   */
+  int32_t history;   /* kept beyond them; 0 if pinned                                                               */
+  int32_t ring;      /* 0: pinned                                                                                   */
+} sc_segment;
+
+typedef struct sc_context_params {
+  uint32_t struct_size;
+  int32_t layers, heads;
+  int32_t head_dim;           /* 64 or 128                                                                          */
+  int32_t storage;            /* SC_F32 (default) or SC_BF16                                                        */
+  int32_t segment_count;
+  const sc_segment *segments; /* copied, with their names                                                           */
+  uint64_t memory_limit;      /* bytes that the context, its forks and snapshots hold together; 0 (default): none   */
+} sc_context_params;
+SC_API void SC_CALL sc_context_params_init(sc_context_params *params, uint32_t struct_size);
+
+/* Bytes that sc_context_create() will reserve. Nothing is kept. */
+SC_API sc_status SC_CALL sc_context_plan(const sc_context_params *params, uint64_t *bytes);
+/* Makes an empty context and reserves its memory. The caller owns it and gives it to sc_context_destroy(). A limit is
+ * wise where the operating system would rather end a process than refuse it memory. */
+SC_API sc_status SC_CALL sc_context_create(const sc_context_params *params, sc_context **out);
+/* Takes the context back. Its snapshots and forks live on. */
+SC_API void SC_CALL sc_context_destroy(sc_context *context);
+/* A second context with the same committed content (staging stays behind); both share memory until they differ. The
+ * caller owns it and gives it to sc_context_destroy(). */
+SC_API sc_status SC_CALL sc_context_fork(const sc_context *context, sc_context **out);
+
+/* New tokens of one layer: raw projections, borrowed for the call. */
+typedef struct sc_tokens {
+  uint32_t struct_size;
+  int32_t count;
+  sc_token_view q, k, v;        /* q may be NULL where it is not used                                               */
+  sc_head_norm q_norm, k_norm;  /* eps 1e-6 by default                                                              */
+  const float *rope;            /* (count, head_dim / 2, 2), see sc_rope_table(); NULL: rotated already             */
+} sc_tokens;
+SC_API void SC_CALL sc_tokens_init(sc_tokens *tokens, uint32_t struct_size);
+
+/* Normalizes, rotates and stores one layer's keys and values in a segment's staging; the same layer may be appended
+ * again. The context keeps a copy of the rows; the arrays stay the caller's. */
+SC_API sc_status SC_CALL sc_context_append(sc_context *context, int32_t layer, int32_t segment,
+                                           const sc_tokens *tokens);
+
+#define SC_NO_SEGMENT (-1)
+/* One live chunk to attend to. `shift` (head_dim / 2, 2) turns the queries once more by how much later than the chunk
+ * the tokens are, see sc_rope_table(); NULL: not at all. */
+typedef struct sc_read {
+  int32_t segment;
+  int32_t age;        /* 0: the segment's newest chunk                                                              */
+  const float *shift;
+} sc_read;
+
+/* One softmax of the tokens' queries over the chunks in `reads` and the tokens' own keys, all read in place. With
+ * `store` (or SC_NO_SEGMENT) their keys and values also become `layer`'s staging of that segment. Reads and arrays are
+ * borrowed for the call; out (count, heads, head_dim) is contiguous and the caller's. */
+SC_API sc_status SC_CALL sc_context_attend(sc_context *context, int32_t layer, const sc_tokens *tokens,
+                                           const sc_read *reads, int32_t read_count, int32_t store, float *out);
+
+#define SC_NEXT_LABEL INT64_MIN
+/* Makes a segment's staging its newest chunk, numbered `label` (SC_NEXT_LABEL: one after the newest, from 0). Every
+ * layer must have been appended, with equal counts, and labels rise; else SC_E_INVALID_STATE, and staging stays. The
+ * context owns the chunk. */
+SC_API sc_status SC_CALL sc_context_commit(sc_context *context, int32_t segment, int64_t label);
+/* Forgets a segment's staging, if there is one. The context keeps its memory. */
+SC_API sc_status SC_CALL sc_context_drop(sc_context *context, int32_t segment);
+/* Puts a segment back to what it was right after the commit of `label` (before the first one: empty), without staging.
+ * SC_E_INVALID_STATE if that needs a chunk that is no longer kept. The context keeps the memory of the chunks. */
+SC_API sc_status SC_CALL sc_context_rewind(sc_context *context, int32_t segment, int64_t label);
+/* Empties a segment. The context keeps its memory. */
+SC_API sc_status SC_CALL sc_context_clear(sc_context *context, int32_t segment);
+
+/* The committed content at this moment. The caller owns it and gives it to sc_snapshot_destroy(). */
+SC_API sc_status SC_CALL sc_context_snapshot(const sc_context *context, sc_snapshot **out);
+/* Puts a context made with equal parameters to the snapshot's content; drops staging. The snapshot stays the caller's,
+ * to be restored again or elsewhere. */
+SC_API sc_status SC_CALL sc_context_restore(sc_context *context, const sc_snapshot *snapshot);
+/* Takes the snapshot back. */
+SC_API void SC_CALL sc_snapshot_destroy(sc_snapshot *snapshot);
+
+typedef struct sc_segment_info {
+  uint32_t struct_size;
+  int32_t live;          /* chunks that attention sees                                                              */
+  int32_t live_rows;     /* tokens in them                                                                          */
+  int32_t committed;     /* chunks kept, history included                                                           */
+  int32_t staged;        /* 1 if there is staging                                                                   */
+  int32_t reserved;
+  uint64_t generation;   /* rises whenever the live chunks change                                                   */
+  uint64_t chunk_bytes;
+} sc_segment_info;
+SC_API void SC_CALL sc_segment_info_init(sc_segment_info *info, uint32_t struct_size);
+/* Facts of a segment, into the caller's struct. */
+SC_API sc_status SC_CALL sc_context_segment_info(const sc_context *context, int32_t segment, sc_segment_info *info);
+/* Label and tokens of committed chunk `index` (0 is the oldest), into the caller's variables; either may be NULL. */
+SC_API sc_status SC_CALL sc_context_chunk(const sc_context *context, int32_t segment, int32_t index, int64_t *label,
+                                          int32_t *rows);
+/* Copies one layer of a committed chunk into the caller's arrays, each (rows, heads, head_dim) float32. */
+SC_API sc_status SC_CALL sc_context_read(const sc_context *context, int32_t segment, int32_t index, int32_t layer,
+                                         float *key, float *value);
+/* Bytes that the context, its forks and snapshots hold together, free ones included, into the caller's variable. */
+SC_API sc_status SC_CALL sc_context_bytes(const sc_context *context, uint64_t *bytes);
+/* Gives free memory back to the machine. Committed and staged chunks stay. */
+SC_API sc_status SC_CALL sc_context_trim(sc_context *context);
+
+/* ---- attention without a context --------------------------------------------------------------------------------- */
+/* Keys and values of one layer lie in panels: memory of the caller, aligned to 64 bytes, that sc_kv_append() fills and
+ * sc_segment_attention() reads in place. What is inside depends on the storage, and on nothing else. */
+
+/* Size of panels for `capacity` tokens, into the caller's variable. */
+SC_API sc_status SC_CALL sc_panels_bytes(int32_t heads, int32_t head_dim, int32_t capacity, int32_t storage,
+                                         uint64_t *bytes);
+
+typedef struct sc_kv_append_call {
+  uint32_t struct_size;
+  int32_t tokens, heads, head_dim;
+  int32_t storage;       /* of the panels: SC_F32 (default) or SC_BF16                                              */
+  int32_t capacity;      /* that the panels are made for, at least `tokens`                                         */
+  sc_token_view k, v;
+  sc_head_norm norm;     /* eps 1e-6 by default                                                                     */
+  const float *rope;     /* (tokens, head_dim / 2, 2); NULL: rotated already                                        */
+  void *panels;
+} sc_kv_append_call;
+SC_API void SC_CALL sc_kv_append_call_init(sc_kv_append_call *call, uint32_t struct_size);
+/* Normalizes and rotates keys and writes them with their values to the panels, from token 0 on. All memory is borrowed
+ * for the call. */
+SC_API sc_status SC_CALL sc_kv_append(const sc_kv_append_call *call);
+/* Copies `tokens` tokens out of panels into the caller's arrays, each (tokens, heads, head_dim) float32. */
+SC_API sc_status SC_CALL sc_kv_read(int32_t heads, int32_t head_dim, int32_t capacity, int32_t storage,
+                                    const void *panels, int32_t tokens, float *key, float *value);
+
+typedef struct sc_panels {
+  const void *data;
+  int32_t capacity;     /* that they are made for                                                                   */
+  int32_t rows;         /* tokens to attend to, from token 0 on; may be 0                                           */
+  const float *shift;   /* see sc_read                                                                              */
+} sc_panels;
+
+typedef struct sc_segment_attention_call {
+  uint32_t struct_size;
+  int32_t tokens, heads, head_dim;
+  int32_t storage;            /* of all panels                                                                      */
+  int32_t segment_count;
+  const sc_panels *segments;
+  sc_token_view q;
+  sc_head_norm norm;          /* eps 1e-6 by default                                                                */
+  const float *rope;          /* (tokens, head_dim / 2, 2); NULL: rotated already                                   */
+  float *out;                 /* (tokens, heads, head_dim) contiguous; zero where there is no key at all            */
+  float *lse;                 /* (tokens, heads) natural logarithm of the softmax's denominator; may be NULL        */
+} sc_segment_attention_call;
+SC_API void SC_CALL sc_segment_attention_call_init(sc_segment_attention_call *call, uint32_t struct_size);
+/* One softmax of every query over the keys of all segments. All memory is borrowed for the call. The bytes of `out` do
+ * not depend on the number of threads. */
+SC_API sc_status SC_CALL sc_segment_attention(const sc_segment_attention_call *call);
+
+/* ---- what surrounds it in a block -------------------------------------------------------------------------------- */
+/* (batch, tokens, width) float32; a stride of 0 shares one row among all batches or tokens. */
+typedef struct sc_row_view {
+  const float *data;
+  int64_t batch_stride, token_stride;
+} sc_row_view;
+
+typedef struct sc_adaln_modulate_call {
+  uint32_t struct_size;
+  int32_t batch, tokens, width;
+  float eps;                    /* 1e-5 by default                                                                  */
+  int32_t reserved;
+  sc_row_view x, shift, scale;
+  float *out;                   /* (batch, tokens, width) contiguous; may be x                                      */
+} sc_adaln_modulate_call;
+SC_API void SC_CALL sc_adaln_modulate_call_init(sc_adaln_modulate_call *call, uint32_t struct_size);
+/* out = layer_norm(x) * (1 + scale) + shift. All memory is borrowed for the call. */
+SC_API sc_status SC_CALL sc_adaln_modulate(const sc_adaln_modulate_call *call);
+
+typedef struct sc_gated_residual_call {
+  uint32_t struct_size;
+  int32_t batch, tokens, width;
+  sc_row_view x, gate, update;
+  float *out;                   /* (batch, tokens, width) contiguous; may be x or update                            */
+} sc_gated_residual_call;
+SC_API void SC_CALL sc_gated_residual_call_init(sc_gated_residual_call *call, uint32_t struct_size);
+/* out = x + gate * update. All memory is borrowed for the call. */
+SC_API sc_status SC_CALL sc_gated_residual(const sc_gated_residual_call *call);
+
+/* A linear layer whose weights are packed once. Immutable: any number of threads may apply it at once. */
+typedef struct sc_linear sc_linear;
+/* Packs a copy of weight (outputs, inputs) and bias (outputs,), which may be NULL; both finite. `storage` is SC_BF16
+ * (relative error about 2e-3) or SC_INT8 (about 1e-2). The caller owns it and gives it to sc_linear_destroy(). */
+SC_API sc_status SC_CALL sc_linear_create(const float *weight, const float *bias, int32_t outputs, int32_t inputs,
+                                          int32_t storage, sc_linear **out);
+/* Takes the layer back. */
+SC_API void SC_CALL sc_linear_destroy(sc_linear *linear);
+/* Copies the weights as they are multiplied into the caller's array (outputs, inputs). */
+SC_API sc_status SC_CALL sc_linear_read(const sc_linear *linear, float *weight);
+
+/* One vector for each batch of rows; a stride of 0 shares one. data NULL: not there. */
+typedef struct sc_batch_vector {
+  const float *data;
+  int64_t stride;
+} sc_batch_vector;
+
+enum { SC_NO_ACTIVATION = 0, SC_GELU_TANH = 1 };
+typedef struct sc_linear_apply_call {
+  uint32_t struct_size;
+  int32_t rows;
+  int32_t rows_per_batch;        /* of the vectors below; 1 by default                                              */
+  int32_t activation;
+  float eps;                     /* of the modulation; 1e-5 by default                                              */
+  int32_t reserved;
+  const float *x;                /* (rows, inputs)                                                                  */
+  int64_t x_stride;
+  float *y;                      /* (rows, outputs)                                                                 */
+  int64_t y_stride;
+  sc_batch_vector shift, scale;  /* (inputs,), both or neither: x is modulated first, see sc_adaln_modulate()       */
+  sc_batch_vector gate;          /* (outputs,), with a residual: y becomes residual + gate * y                      */
+  const float *residual;         /* (rows, outputs); may be y                                                       */
+  int64_t residual_stride;
+} sc_linear_apply_call;
+SC_API void SC_CALL sc_linear_apply_call_init(sc_linear_apply_call *call, uint32_t struct_size);
+/* y = activation(x W^T + bias), with what is asked for around it. All memory is borrowed for the call. A row's bytes
+ * depend on that row alone, not on the other rows or the number of threads. */
+SC_API sc_status SC_CALL sc_linear_apply(const sc_linear *linear, const sc_linear_apply_call *call);
+
+/* ---- sound ------------------------------------------------------------------------------------------------------- */
+typedef struct sc_istft_overlap_add_call {
+  uint32_t struct_size;
+  int32_t batch, frame_count;
+  int32_t size;                 /* of the transform: a power of two, 16 to 8192                                     */
+  int32_t hop;                  /* samples from one frame to the next, 1 to size                                    */
+  float floor;                  /* least divisor, positive; 1e-3 by default                                         */
+  const float *frames;          /* (batch, size / 2 + 1, frame_count) pairs of real and imaginary part              */
+  int64_t batch_stride;         /* of frames, in floats, like the next two                                          */
+  int64_t bin_stride;
+  int64_t frame_stride;
+  const float *window;          /* (size,)                                                                          */
+  const float *tail;            /* (batch, size - hop) contiguous; zeros before the first frame. NULL if hop = size */
+  const float *weight;          /* (size - hop,), likewise                                                          */
+  float *samples;               /* (batch, frame_count * hop) contiguous; may be NULL without frames                */
+  float *next_tail;             /* like tail: what to pass to the next call                                         */
+  float *next_weight;
+} sc_istft_overlap_add_call;
+SC_API void SC_CALL sc_istft_overlap_add_call_init(sc_istft_overlap_add_call *call, uint32_t struct_size);
+/* The samples that the next frames of a stream of spectra complete: inverse FFT, window, overlap-add, divided by the
+ * sum of squared windows. A stream cut into calls anywhere gives the same bytes. All memory is borrowed for the call.
+ */
+SC_API sc_status SC_CALL sc_istft_overlap_add(const sc_istft_overlap_add_call *call);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* STREAMCHAR_H_ */
