@@ -10,6 +10,7 @@ The student starts from the teacher, or with ``--init`` from a student of more s
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 
@@ -45,6 +46,20 @@ def judge(student, truth: Pair, given: Given, steps: int) -> dict[str, float]:
     return {"error": float((generated - truth[1]).square().mean()), "energy": energy(generated) / energy(truth[1])}
 
 
+def evaluation(distiller: Distiller, streams: Streams) -> Callable[[], dict[str, float]]:
+    """``judge`` on held-out speech."""
+    loop = distiller.loop
+    test = Batches(StreamSampler(streams, test=True, seed=7), None, 1, loop.device)
+    truth, given = unpack(test.sample(64, False))
+
+    def evaluate() -> dict[str, float]:
+        torch.manual_seed(3 + loop.iteration)
+        with loop.autocast():
+            return judge(distiller.student, truth, given, distiller.args.steps)
+
+    return evaluate
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_distillation_arguments(parser, minutes=30, lr=5e-5, batch=48)
@@ -53,8 +68,6 @@ def main() -> None:
     distiller = Distiller(args, movement=movement_of(scenes, torch.device(args.device)))
     loop, streams = distiller.loop, Streams.load(args.streams)
     train = Batches(StreamSampler(streams, seed=args.seed + loop.iteration), scenes, 1, loop.device)
-    test = Batches(StreamSampler(streams, test=True, seed=7), None, 1, loop.device)
-    fixed = unpack(test.sample(128, False))
 
     def step(iteration: int) -> dict[str, torch.Tensor]:
         picture = scenes is not None and iteration % (1 + args.speech_batches) == 0
@@ -68,12 +81,7 @@ def main() -> None:
         values = distiller.step(exits)
         return {"loss": values.pop("loss"), **{k + ("_picture" if picture else ""): v for k, v in values.items()}}
 
-    def evaluate() -> dict[str, float]:
-        torch.manual_seed(3)
-        with loop.autocast():
-            return judge(distiller.student, *fixed, args.steps)
-
-    loop.run(step, evaluate, evaluate_seconds=60)
+    loop.run(step, evaluation(distiller, streams), evaluate_seconds=60)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from streamchar_rt.planner import Plan
 
 from .batches import StreamSampler
 from .denoiser import Denoiser, audio_tokens
-from .distill import draw_noise, movement_of
+from .distill import draw_noise, evaluation, movement_of
 from .distribution_matching import Distiller, add_distillation_arguments
 from .few_step import Exit, Given, Pair, euler, velocity
 from .loop import load_weights
@@ -210,7 +210,8 @@ def main() -> None:
     orchestrator = Orchestrator()
     orchestrator.load_state_dict(load_weights(args.orchestrator))
     planner = Planner(orchestrator, loop.device)
-    sampler = StreamSampler(Streams.load(args.streams), seed=args.seed + loop.iteration)
+    streams = Streams.load(args.streams)
+    sampler = StreamSampler(streams, seed=args.seed + loop.iteration)
     starts = Starts(sampler, scenes, planner, student.condition.config.past, loop.device)
     config = student.dit.config
 
@@ -229,7 +230,7 @@ def main() -> None:
         values = distiller.step(exits)
         return {"loss": values.pop("loss"), **{k + ("_picture" if picture else ""): v for k, v in values.items()}}
 
-    loop.run(step)
+    loop.run(step, evaluation(distiller, streams), evaluate_seconds=60)
 
 
 if __name__ == "__main__":
