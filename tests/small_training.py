@@ -31,7 +31,8 @@ def small_streams(rng: np.random.Generator) -> Streams:
         rows += [(frames + HEAD + k * CHUNK, number % 4, units, units + 40, number, k) for k in range(3)]
         frames, units = frames + length, units + len(unit)
     arrays = {k: np.concatenate(v) for k, v in parts.items()}
-    return Streams(**arrays, stress=np.zeros(units, np.uint8), word_start=np.zeros(units, np.uint8), chunks=np.array(rows))
+    zeros = np.zeros(units, np.uint8)
+    return Streams(**arrays, stress=zeros, word_start=zeros, chunks=np.array(rows))
 
 
 def randomised(net: torch.nn.Module) -> torch.nn.Module:

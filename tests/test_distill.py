@@ -21,6 +21,7 @@ from tools.train.distill import draw_noise, unpack
 from tools.train.distribution_matching import Distiller, matching_loss, mix, score_times
 from tools.train.few_step import Given, exit_at, guided_velocity, sample, velocity
 from tools.train.rollout import Planner, Start, Starts, Transcript, choose_stops, roll_out
+from tools.train.scenes import Scenes
 from tools.train.streams import Streams
 
 from .small_training import CONDITION, DIT, LAYOUT, randomised, small_streams
@@ -164,7 +165,8 @@ def test_the_visible_transcript_grows_as_it_does_at_run_time(streams, rng):
 
 # ------------------------------------------------------------------ rollouts
 def run_time_models(orchestrator: Orchestrator, net: Denoiser) -> Models:
-    codec = VideoCodecConfig(size=64, encoder=(8, 8, 8), decoder=(8, 8, 8), reference=(8, 8, 8), trunk=1, motion_width=8)
+    thin = (8, 8, 8)
+    codec = VideoCodecConfig(size=64, encoder=thin, decoder=thin, reference=thin, trunk=1, motion_width=8)
     return Models(orchestrator=orchestrator, condition=net.condition, dit=net.dit,
                   vocoder=Vocoder(VocoderConfig(width=8, hidden=8, depth=1)), reference_encoder=ReferenceEncoder(codec),
                   video_decoder=VideoDecoder(codec), latent_mean=torch.zeros(12), latent_std=torch.ones(12))
@@ -205,7 +207,8 @@ def test_a_rollout_is_the_run_time(streams, rng, seeded, monkeypatch):
     state.units.rows = [tuple(int(getattr(streams, k)[first]) for k in ("unit", "stress", "word_start"))]
     pushed = first
     for cut in cuts:
-        state.append_units([(streams.unit[i], streams.stress[i], bool(streams.word_start[i])) for i in range(pushed + 1, cut + 1)])
+        text = slice(pushed + 1, cut + 1)
+        state.append_units(list(zip(streams.unit[text], streams.stress[text], streams.word_start[text])))
         pushed = cut
         generate_chunk(models, state, style, steps=STEPS)
         at_run_time.append(state.history[-32:].reshape(1, 16, 160))
@@ -218,8 +221,8 @@ def test_a_rollout_is_the_run_time(streams, rng, seeded, monkeypatch):
     transcript.units.last = first
     silence = StreamState(models, character, seeded).history[None]
     one = Style(*(torch.tensor([x]) for x in (style.voice, style.emotion, style.mode)))
-    start = Start([transcript], np.array([cuts]), silence, [one] * chunks, patchify(character.features[-1][:, None]), None,
-                  None, LAYOUT.video_tokens)
+    reference = patchify(character.features[-1][:, None])
+    start = Start([transcript], np.array([cuts]), silence, [one] * chunks, reference, None, None, LAYOUT.video_tokens)
     draw = lambda k, count, width, stream: random.noise((1, count, width), seed=seeded, chunk=k, step=0, stream=stream)
     noises = [(draw(k, LAYOUT.video_tokens, 48, random.VIDEO), draw(k, 16, 160, random.AUDIO)) for k in range(chunks)]
     stops = [int(x) for x in rng.integers(0, STEPS, chunks)]
@@ -248,8 +251,7 @@ def test_nothing_but_the_exit_step_has_a_gradient(streams, rng, seeded):
                                                    head_feed_forward=32))
     planner, net = Planner(orchestrator, torch.device("cpu")), small_denoiser()
     sampler = StreamSampler(streams, held_out=4, seed=int(rng.integers(100)))
-    starts = Starts(sampler, None, planner, CONDITION.past, torch.device("cpu"))
-    start = starts.sample(2, 3, False, LAYOUT.video_tokens)
+    start = Starts(sampler, None, planner, net, torch.device("cpu")).sample(2, 3, False)
     noises = [(torch.zeros(2, 0, 48), torch.randn(2, 16, 160)) for _ in range(3)]
     exits, _ = roll_out(net, planner, start, noises, STEPS, [None, 2, 1], PLAIN)
     assert len(exits) == 2
@@ -279,6 +281,34 @@ def test_a_rollout_ends_with_its_last_graded_chunk(rng):
         assert all(0 <= s < STEPS for s in stops if s is not None)
 
 
+def test_streams_with_picture_start_as_their_scene_was(streams, rng, seeded):
+    """Chunks of scenes that follow each other; without a past, or with the true one and an early chunk as the sink."""
+    count = len(streams.chunks)
+    video = rng.normal(0, 1, (count, 4, 12, 4, 4)).astype(np.float16)
+    scenes = Scenes(streams.chunks, streams.chunks[:, 4], video, np.ones((count, 1, 8, 4, 4), np.float16),
+                    np.arange(count) % 5, np.arange(count) % 3, np.zeros(12), np.ones(12))
+    orchestrator = Orchestrator(OrchestratorConfig(width=32, layers=1, heads=2, feed_forward=32, head_layers=1,
+                                                   head_feed_forward=32))
+    sampler = StreamSampler(streams, held_out=4, seed=int(rng.integers(100)))
+    starts = Starts(sampler, scenes, Planner(orchestrator, torch.device("cpu")), small_denoiser(), torch.device("cpu"))
+    chunk_of = {int(row[2]): index for index, row in reversed(list(enumerate(streams.chunks)))}   # a stream's first
+    for starts.fresh_share in (0.0, 1.0):
+        start = starts.sample(6, 2, True)
+        assert start.video_tokens == LAYOUT.video_tokens and start.reference.shape == (6, 4, 32)
+        assert (start.motion is None) == (start.sink is None) == (starts.fresh_share == 1.0)
+        for i, transcript in enumerate(start.transcripts):
+            at = chunk_of[transcript.units.first] + 1                     # the second of three: it has one before it
+            assert [int(style.emotion[i]) for style in start.style] == [at % 5, (at + 1) % 5]
+            assert [int(style.mode[i]) for style in start.style] == [at % 3, (at + 1) % 3]
+            begin = int(streams.chunks[at, 0])
+            assert np.array_equal(start.history[i].numpy(), streams.mel[begin - 64: begin].astype(np.float32))
+            if start.motion is not None:
+                before = torch.from_numpy(video[at - 1: at].astype(np.float32))
+                assert torch.equal(start.motion[0][i: i + 1], patchify(before))
+                assert torch.equal(start.motion[1][i].flatten(), start.history[i, 32:].flatten())
+                assert torch.equal(start.sink[0][i: i + 1], patchify(before))          # the scene's first chunk
+
+
 def test_runs_stay_in_their_stream(streams, rng):
     runs = StreamSampler(streams, held_out=4, seed=int(rng.integers(100))).runs(50, 3)
     assert runs.shape == (50, 3, 6)
@@ -289,8 +319,8 @@ def test_runs_stay_in_their_stream(streams, rng):
 
 # ------------------------------------------------------------------ the alternation
 def arguments(folder, teacher, **changes) -> Namespace:
-    values = dict(minutes=1e6, lr=1e-3, batch=4, out=folder, device="cpu", threads=1, seed=0, init=None, teacher=teacher,
-                  critic_lr=2e-3, critic_ratio=2, critic_draws=2, guidance=1.5, shift=1.0, ema_decay=0.9, steps=STEPS,
+    values = dict(minutes=1e6, lr=1e-3, batch=4, out=folder, device="cpu", threads=1, seed=0, init=None,
+                  teacher=teacher, critic_lr=2e-3, critic_ratio=2, critic_draws=2, guidance=1.5, shift=1.0, ema_decay=0.9, steps=STEPS,
                   regression_minutes=0.0, teacher_steps=3, compile=False)
     return Namespace(**{**values, **changes})
 
@@ -338,8 +368,8 @@ def test_only_the_networks_that_learn_change(teacher, tmp_path, streams, regress
     losses = advance(distiller, stage_one(distiller, streams), 2)
     assert ("regression" if regression else "matching") in losses
     assert all(torch.isfinite(v) for v in losses.values())
-    changed = {name: any(not torch.equal(v, before[name][k]) for k, v in net.state_dict().items()) for name, net in nets.items()}
-    assert changed == {"student": True, "critic": True, "teacher": False}
+    same = lambda name: all(torch.equal(v, before[name][k]) for k, v in nets[name].state_dict().items())
+    assert {name: not same(name) for name in nets} == {"student": True, "critic": True, "teacher": False}
 
 
 def test_the_critic_is_untouched_by_the_students_loss(teacher, tmp_path, streams):
@@ -394,7 +424,8 @@ def test_samples_of_the_distribution_and_its_mean(seeded):
     mean = torch.randn(40, 32, 80)
     draw = lambda size: mean + size * 0.5 * torch.randn_like(mean)
     truth = draw(1)
-    perfect, blurred, half = (shares(truth - mean, draw(size) - mean, draw(size) - mean, (1, 2)) for size in (1, 0, 0.5))
+    measure = lambda size: shares(truth - mean, draw(size) - mean, draw(size) - mean, (1, 2))
+    perfect, blurred, half = map(measure, (1, 0, 0.5))
     assert perfect["error"] == pytest.approx(0.5, rel=0.03) and blurred["error"] == pytest.approx(0.25, rel=0.03)
     assert perfect["spread"] == pytest.approx(1, rel=0.03) and blurred["spread"] == 0
     assert half["spread"] == pytest.approx(2 * 0.0625 / (0.25 + 0.0625), rel=0.03)

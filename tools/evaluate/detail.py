@@ -72,7 +72,8 @@ def main() -> None:
     net.load_state_dict(load_weights(args.checkpoint), strict=False)
     net.eval()
     scenes = Scenes.load(args.scenes) if args.scenes else None
-    batches = Batches(StreamSampler(Streams.load(args.streams), test=True, seed=args.seed), scenes, 1, torch.device("cpu"))
+    sampler = StreamSampler(Streams.load(args.streams), test=True, seed=args.seed)
+    batches = Batches(sampler, scenes, 1, torch.device("cpu"))
     batches.sink_share = 1.0
     torch.manual_seed(args.seed)
     truth, given = unpack(batches.sample(args.chunks, scenes is not None))

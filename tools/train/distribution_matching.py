@@ -73,7 +73,7 @@ def matching_loss(clean: Pair, real: Score, fake: Score, t: torch.Tensor, moveme
         gradient = (f - r) / scale
         square = (x - (x.detach() - gradient)).square()
         if i == 0 and movement is not None:
-            square = (square.mean(-1).unflatten(1, (-1, len(movement))) * movement)
+            square = square.mean(-1).unflatten(1, (-1, len(movement))) * movement
         loss = loss + 0.5 * square.mean()
     return loss
 
@@ -83,8 +83,8 @@ class Distiller:
 
     def __init__(self, args: argparse.Namespace, networks: tuple[Denoiser, Denoiser, Denoiser] | None = None,
                  movement: torch.Tensor | None = None):
-        """``networks``: student, teacher and critic to fill; by default of the shipped size. ``movement``: weights (64,)
-        of the picture's places."""
+        """``networks``: student, teacher and critic to fill; by default of the shipped size. ``movement``: weights
+        (64,) of the picture's places."""
         student, self.teacher, self.critic = networks or (Denoiser(), Denoiser(), Denoiser())
         self.args = args
         args.init = args.init or args.teacher

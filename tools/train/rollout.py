@@ -10,8 +10,8 @@ distribution matching loss falls on what was generated, and critic and teacher s
 part of the transcript.
 
 A rollout is run without gradient and in full steps, so its past is exactly the run time's. What it keeps of a chunk is
-the student's input at one random step, from which that step alone is taken again with gradient. Memory is therefore
-that of ``--graded`` chunks, however long the rollout.
+the student's input at one random step with the alignment it was given there; that step alone is taken again with
+gradient. Memory is therefore that of ``--graded`` chunks, however long the rollout.
 """
 from __future__ import annotations
 
@@ -156,39 +156,40 @@ def roll_out(student: Denoiser, planner: Planner, start: Start, noises: Sequence
 class Starts:
     """Random places of the data from which several chunks follow."""
 
-    def __init__(self, sampler: StreamSampler, scenes: Scenes | None, planner: Planner, past: int, device: torch.device):
-        self.sampler, self.scenes, self.planner, self.past, self.device = sampler, scenes, planner, past, device
+    def __init__(self, sampler: StreamSampler, scenes: Scenes | None, planner: Planner, student: Denoiser,
+                 device: torch.device):
+        self.sampler, self.scenes, self.planner, self.device = sampler, scenes, planner, device
+        self.config, self.past = student.dit.config, student.condition.config.past
         self.fresh_share = 0.5       # rollouts that begin without a past, and so get the student's own sink
 
-    def sample(self, count: int, length: int, picture: bool, video_tokens: int) -> Start:
-        rng, config = self.sampler.rng, self.planner.net.config
+    def sample(self, count: int, length: int, picture: bool) -> Start:
+        """``count`` streams with the transcript, emotion and mode of ``length`` chunks."""
+        rng = self.sampler.rng
         fresh = rng.random() < self.fresh_share
-        reference, emotion, mode = None, np.full((count, length), 5), np.full((count, length), 3)
-        scene = None
+        mel = lambda rows, begin, length: self.sampler.mel(rows, begin, length).to(self.device)
+        tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(self.device)
+        reference = sink = motion = None
         if picture:
             at = self.scenes.runs(count, length, rng)
             scene, rows = self.scenes.take(at[:, 0], rng), self.scenes.rows[at]
-            reference = patchify(scene.reference).to(self.device)
+            reference, video_tokens = patchify(scene.reference).to(self.device), self.config.layout.video_tokens
             emotion, mode = self.scenes.emotion[at], self.scenes.mode[at]
+            before = patchify(scene.motion).to(self.device)
+            if not fresh:
+                sink_rows = rows[:, 0].copy()
+                sink_rows[:, 0] = scene.sink_rows
+                sink = patchify(scene.sink).to(self.device), audio_tokens(mel(sink_rows, 0, CHUNK))
         else:
-            rows = self.sampler.runs(count, length)
-        first = rows[:, 0]
-        tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(self.device)
+            rows, video_tokens = self.sampler.runs(count, length), 0
+            emotion, mode = np.full((count, length), self.config.emotions), np.full((count, length), self.config.modes)
+            before = torch.zeros(count, 0, self.config.video_features, device=self.device)
+        first, history = rows[:, 0], 2 * self.planner.net.config.history_tokens
+        if not fresh:
+            motion = before, audio_tokens(mel(first, -CHUNK, CHUNK))
         styles = [Style(tensor(first[:, 1]), tensor(emotion[:, k]), tensor(mode[:, k])) for k in range(length)]
         transcripts = [Transcript(self.planner.models, self.sampler.streams, row, self.past) for row in first]
-        motion = sink = None
-        if not fresh:
-            mel = lambda at, begin: audio_tokens(self.sampler.mel(at, begin, CHUNK)).to(self.device)
-            if picture:
-                sink_rows = first.copy()
-                sink_rows[:, 0] = scene.sink_rows
-                sink = patchify(scene.sink).to(self.device), mel(sink_rows, 0)
-                motion = patchify(scene.motion).to(self.device), mel(first, -CHUNK)
-            else:
-                sound = mel(first, -CHUNK)
-                motion = sound.new_zeros(count, 0, 48), sound
-        history = self.sampler.mel(first, -2 * config.history_tokens, 2 * config.history_tokens).to(self.device)
-        return Start(transcripts, rows[:, :, 3], history, styles, reference, sink, motion, video_tokens if picture else 0)
+        return Start(transcripts, rows[:, :, 3], mel(first, -history, history), styles, reference, sink, motion,
+                     video_tokens)
 
 
 def choose_stops(length: int, graded: int, steps: int, rng: np.random.Generator) -> list[int | None]:
@@ -200,7 +201,7 @@ def choose_stops(length: int, graded: int, steps: int, rng: np.random.Generator)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_distillation_arguments(parser, minutes=30, lr=2e-5, batch=16)
-    parser.add_argument("--orchestrator", type=Path, required=True, help="checkpoint folder of tools.train.orchestrator")
+    parser.add_argument("--orchestrator", type=Path, required=True, help="folder of tools.train.orchestrator")
     parser.add_argument("--chunks", type=int, default=4, help="of a rollout")
     parser.add_argument("--graded", type=int, default=2, help="chunks of a rollout that the loss falls on")
     args = parser.parse_args()
@@ -212,7 +213,7 @@ def main() -> None:
     planner = Planner(orchestrator, loop.device)
     streams = Streams.load(args.streams)
     sampler = StreamSampler(streams, seed=args.seed + loop.iteration)
-    starts = Starts(sampler, scenes, planner, student.condition.config.past, loop.device)
+    starts = Starts(sampler, scenes, planner, student, loop.device)
     config = student.dit.config
 
     def step(iteration: int) -> dict[str, torch.Tensor]:
@@ -220,7 +221,7 @@ def main() -> None:
         count = args.scene_batch if picture else args.batch
 
         def exits() -> list[Exit]:
-            start = starts.sample(count, args.chunks, picture, config.layout.video_tokens)
+            start = starts.sample(count, args.chunks, picture)
             stops = choose_stops(args.chunks, args.graded, args.steps, sampler.rng)
             like = (torch.zeros(count, start.video_tokens, config.video_features, device=loop.device),
                     torch.zeros(count, config.layout.audio_tokens, config.audio_features, device=loop.device))
