@@ -62,7 +62,7 @@ def evaluation(distiller: Distiller, streams: Streams) -> Callable[[], dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_distillation_arguments(parser, minutes=30, lr=5e-5, batch=48)
+    add_distillation_arguments(parser, minutes=30, lr=1e-4, batch=24)
     args = parser.parse_args()
     scenes = Scenes.load(args.scenes) if args.scenes else None
     distiller = Distiller(args, movement=movement_of(scenes, torch.device(args.device)))

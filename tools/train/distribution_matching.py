@@ -30,9 +30,9 @@ def add_distillation_arguments(parser: argparse.ArgumentParser, *, minutes: floa
     parser.add_argument("--scene-batch", type=int, default=4)
     parser.add_argument("--speech-batches", type=int, default=1, help="batches without picture for each with it")
     parser.add_argument("--steps", type=int, default=4, help="of the student's sampler")
-    parser.add_argument("--critic-lr", type=float, default=2 * lr)
+    parser.add_argument("--critic-lr", type=float, help="by default three times --lr")
     parser.add_argument("--critic-ratio", type=int, default=5, help="updates of the critic for each of the student")
-    parser.add_argument("--critic-draws", type=int, default=2, help="noises the critic sees for each chunk")
+    parser.add_argument("--critic-draws", type=int, default=1, help="noises the critic sees for each chunk")
     parser.add_argument("--guidance", type=float, default=1.0, help="of the teacher, folded into the student; 1: none")
     parser.add_argument("--shift", type=float, default=1.0,
                         help="of the flow times at which chunks are scored; above 1: more noise, below: less")
@@ -88,6 +88,7 @@ class Distiller:
         student, self.teacher, self.critic = networks or (Denoiser(), Denoiser(), Denoiser())
         self.args = args
         args.init = args.init or args.teacher
+        args.critic_lr = args.critic_lr or 3 * args.lr
         fill = lambda net, weights: net.load_state_dict({k: v for k, v in weights.items() if k in net.state_dict()})
         fill(self.teacher, load_weights(args.teacher))
         fill(self.critic, self._critic_weights())
