@@ -3,34 +3,18 @@ import numpy as np
 import pytest
 import torch
 
-from streamchar_rt.orchestrator.units import END, FIRST_PHONE, NUM_UNITS
 from tools.train.batches import StreamSampler
 from tools.train.condition import ConditionRegression
 from tools.train.denoiser import STEPS, Batches, Denoiser, flow_times, losses
 from tools.train.scenes import Scenes
-from tools.train.streams import CHUNK, HEAD, TAIL, Streams
+from tools.train.streams import CHUNK, Streams
+
+from .small_training import small_streams
 
 
 @pytest.fixture
 def streams(rng) -> Streams:
-    """Sixty short streams whose mel is a function of the unit alone, so that there is something to learn."""
-    spectra = rng.normal(0, 1, (NUM_UNITS, 80))
-    parts, rows, frames, units = {k: [] for k in ("mel", "place", "elapsed", "fraction", "unit")}, [], 0, 0
-    for number in range(60):
-        length = HEAD + 3 * CHUNK + TAIL
-        lengths = [HEAD, *rng.integers(2, 9, 40)]
-        unit = np.array([END, *rng.integers(FIRST_PHONE, FIRST_PHONE + 5, 40)])
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        place = np.searchsorted(starts, np.arange(length), side="right") - 1
-        parts["mel"].append(spectra[unit[place]].astype(np.float16))
-        parts["place"].append((place + units).astype(np.int32))
-        parts["elapsed"].append(np.minimum(np.arange(length) - starts[place], 255).astype(np.uint8))
-        parts["fraction"].append(np.zeros(length, np.float16))
-        parts["unit"].append(unit.astype(np.uint8))
-        rows += [(frames + HEAD + k * CHUNK, number % 4, units, units + 40, number, k) for k in range(3)]
-        frames, units = frames + length, units + len(unit)
-    arrays = {k: np.concatenate(v) for k, v in parts.items()}
-    return Streams(**arrays, stress=np.zeros(units, np.uint8), word_start=np.zeros(units, np.uint8), chunks=np.array(rows))
+    return small_streams(rng)
 
 
 def test_the_regression_learns_and_hands_its_weights_over(streams, seeded):

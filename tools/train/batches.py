@@ -34,13 +34,26 @@ class StreamSampler:
         keep = (streams.chunks[:, 4] > last - held_out) == test
         self.chunks = streams.chunks[keep]
         self.rng = np.random.default_rng(seed)
+        self._runs: dict[int, np.ndarray] = {}               # first chunks of runs, by length
         # Chunks of pure silence are common and easy: see them less often.
         speaks = np.array([(streams.unit[streams.place[at: at + CHUNK]] != END).any() for at in self.chunks[:, 0]])
-        weight = np.where(speaks, 1.0, 0.25)
+        self.speaks, weight = speaks, np.where(speaks, 1.0, 0.25)
         self.weight = np.cumsum(weight / weight.sum())
 
     def rows(self, count: int) -> np.ndarray:
         return self.chunks[np.minimum(np.searchsorted(self.weight, self.rng.random(count)), len(self.chunks) - 1)]
+
+    def runs(self, count: int, length: int) -> np.ndarray:
+        """``length`` chunks of a stream that follow each other, (count, length, 6); at least one of them speaks."""
+        if length not in self._runs:
+            spoken = np.concatenate([[0], np.cumsum(self.speaks)])
+            first = np.arange(max(0, len(self.chunks) - length + 1))
+            last = first + length - 1
+            good = (self.chunks[first, 4] == self.chunks[last, 4]) & (spoken[last + 1] > spoken[first])
+            self._runs[length] = np.flatnonzero(good)
+        if not len(self._runs[length]):
+            raise ValueError(f"no stream has {length} chunks in a row with speech")
+        return self.chunks[self.rng.choice(self._runs[length], count)[:, None] + np.arange(length)]
 
     def mel(self, rows: np.ndarray, begin: int, count: int) -> torch.Tensor:
         """Normalised mel float32 (B, count, 80) from ``begin`` half-frames after each chunk's first."""

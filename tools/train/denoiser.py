@@ -18,7 +18,7 @@ from torch import nn
 
 from streamchar_rt.denoiser import dit as dit_module
 from streamchar_rt.denoiser.dit import DiTConfig, JointDiT, SegmentAttention, Style, Window, patchify, windowed_velocity
-from streamchar_rt.orchestrator.condition import ConditionEncoder
+from streamchar_rt.orchestrator.condition import ConditionConfig, ConditionEncoder
 
 from .batches import StreamSampler
 from .loop import Loop, add_arguments, load_weights
@@ -33,10 +33,10 @@ AUDIO_WEIGHT = 0.3               # makes the loss of the sound about as large as
 class Denoiser(nn.Module):
     """The DiT with the condition encoder that feeds it."""
 
-    def __init__(self, config: DiTConfig = DiTConfig()):
+    def __init__(self, config: DiTConfig = DiTConfig(), condition: ConditionConfig = ConditionConfig()):
         super().__init__()
         self.dit = JointDiT(config)
-        self.condition = ConditionEncoder()
+        self.condition = ConditionEncoder(condition)
 
 
 def compile_blocks(dit: JointDiT) -> None:
@@ -107,6 +107,23 @@ def flow_times(count: int, device: torch.device) -> torch.Tensor:
     return torch.where(torch.rand(count, device=device) < 0.5, stops, t)
 
 
+def flow_errors(config: DiTConfig, velocity: tuple[torch.Tensor, torch.Tensor],
+                target: tuple[torch.Tensor, torch.Tensor], t: torch.Tensor, told: torch.Tensor,
+                movement: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean square errors of the velocities of picture and sound at flow times ``t`` (B,).
+
+    The sound's in units of what the mean leaves uncertain at each flow time, so that all times weigh the same;
+    where nothing was ``told`` (B, 1, 1) the mean says nothing, and the errors are as much larger. ``movement``:
+    weights (64,) of the picture's places; without picture its error is not a number.
+    """
+    mix, variance = t[:, None, None], config.audio_variance
+    units = ((1 - mix) ** 2 + mix ** 2 * variance) / variance * torch.where(told > 0, 1.0, variance)
+    error_v = (velocity[0].float() - target[0]).square().mean(-1)
+    if movement is not None:
+        error_v = error_v.unflatten(1, (-1, len(movement))) * movement
+    return error_v.mean(), ((velocity[1] - target[1]).square() * units).mean()
+
+
 def losses(model: Denoiser, batch, draws: int, autocast, movement: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     """``movement``: weights (64,) of the picture's places."""
     video, audio, (reference, sink, motion), features, style = batch
@@ -123,17 +140,11 @@ def losses(model: Denoiser, batch, draws: int, autocast, movement: torch.Tensor 
         mean = model.dit.audio_mean(condition_audio)
         window = Window((1 - mix) * noise_v + mix * video, (1 - mix) * noise_a + mix * audio, reference, sink, motion)
         v, a = windowed_velocity(model.dit, window, t, style, condition_video, condition_audio)
-    # In units of what the mean leaves uncertain at each flow time, so that all times weigh the same; without a
-    # condition the mean says nothing, and the errors are as much larger.
-    variance = model.dit.config.audio_variance
-    units = ((1 - mix) ** 2 + mix ** 2 * variance) / variance * torch.where(told > 0, 1.0, variance)
-    loss_a = ((a - (audio - noise_a)).square() * units).mean()
+    loss_v, loss_a = flow_errors(model.dit.config, (v, a), (video - noise_v, audio - noise_a), t, told, movement)
     mean_error = (mean.float() - audio).square()
     total = AUDIO_WEIGHT * loss_a + mean_error.mean()
     if not video.shape[1]:
         return {"loss": total, "audio_only": loss_a, "mean": (mean_error * told).sum() / told.sum() / mean_error[0].numel()}
-    error_v = (v.float() - (video - noise_v)).square().mean(-1)
-    loss_v = error_v.mean() if movement is None else (error_v.unflatten(1, (-1, len(movement))) * movement).mean()
     return {"loss": total + loss_v, "audio": loss_a, "video": loss_v}
 
 

@@ -6,8 +6,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,12 +30,13 @@ class Loop:
 
     The exponential moving average of the weights is what ``averaged()`` and the checkpoint's ``ema`` hold.
     Forward passes run in bfloat16 autocast: on CPUs with AMX and on GPUs it is several times faster.
-    ``--init`` fills what fits; ``keep`` names weights that it leaves alone.
+    ``--init`` fills what fits; ``keep`` names weights that it leaves alone. ``beside``: what else the checkpoint holds
+    and a resume restores, by name, each with ``state_dict`` and ``load_state_dict``.
     """
 
     def __init__(self, model: nn.Module, args: argparse.Namespace, *, betas: tuple[float, float] = (0.9, 0.98),
                  warmup: int = 200, decay: float = 0.999, save_seconds: float = 120.0, floor: float = 0.02,
-                 keep: frozenset[str] = frozenset()):
+                 keep: frozenset[str] = frozenset(), beside: Mapping[str, Any] | None = None):
         torch.set_num_threads(args.threads)
         torch.manual_seed(args.seed)
         self.model, self.args = model.to(args.device), args
@@ -42,6 +44,7 @@ class Loop:
         self.optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], args.lr, betas=betas,
                                            weight_decay=0.01, fused=True)
         self.warmup, self.decay, self.save_seconds, self.floor = warmup, decay, save_seconds, floor
+        self.beside = beside or {}
         self.iteration, self.seconds = 0, 0.0
         self.history: list[dict] = []
         self.sums: dict[str, tuple[float, int]] = {}          # total and count of each value since the last report
@@ -105,6 +108,8 @@ class Loop:
     def save(self) -> None:
         state = {"model": self.model.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict(),
                  "iteration": self.iteration, "seconds": self.seconds, "history": self.history}
+        if self.beside:
+            state["beside"] = {name: other.state_dict() for name, other in self.beside.items()}
         part = self.path.with_suffix(".part")
         torch.save(state, part)
         os.replace(part, self.path)
@@ -114,6 +119,8 @@ class Loop:
         self.model.load_state_dict(state["model"])
         self.ema = {k: v.float() for k, v in state["ema"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
+        for name, other in self.beside.items():
+            other.load_state_dict(state["beside"][name])
         self.iteration, self.seconds, self.history = state["iteration"], state["seconds"], state["history"]
         print(f"resumed at iteration {self.iteration}, {self.seconds / 60:.1f} min", flush=True)
 

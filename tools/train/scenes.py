@@ -46,6 +46,7 @@ class Scenes:
         self.mean, self.std = mean, std
         self.usable = np.flatnonzero(scene[1:] == scene[:-1]) + 1     # chunks that have one before them
         self.first = np.searchsorted(scene, scene)                    # first chunk of each scene
+        self.scene = scene
 
     @classmethod
     def load(cls, folder: Path) -> "Scenes":
@@ -75,7 +76,18 @@ class Scenes:
         return (grid / grid.mean()).astype(np.float32)
 
     def sample(self, count: int, rng: np.random.Generator) -> SceneBatch:
-        at = self.usable[rng.integers(0, len(self.usable), count)]
+        return self.take(self.usable[rng.integers(0, len(self.usable), count)], rng)
+
+    def runs(self, count: int, length: int, rng: np.random.Generator) -> np.ndarray:
+        """Places (count, length) of chunks of a scene that follow each other and have one before them."""
+        first = self.usable[self.usable + length <= len(self.scene)]
+        first = first[self.scene[first] == self.scene[first + length - 1]]
+        if not len(first):
+            raise ValueError(f"no scene has {length} chunks after its first")
+        return rng.choice(first, count)[:, None] + np.arange(length)
+
+    def take(self, at: np.ndarray, rng: np.random.Generator) -> SceneBatch:
+        """The chunks at places ``at`` (B,), each with one of its scene's first as the sink."""
         sink = self.first[at] + rng.integers(0, np.maximum(1, np.minimum(4, at - self.first[at])))
         tensor = lambda a: torch.from_numpy(a.astype(np.int64))
         return SceneBatch(self.rows[at], self.normalize(self.video[at]), self.normalize(self.video[at - 1]),
