@@ -50,6 +50,7 @@ class State:
         self.spent = 1000
         self.rows = [(END, 0, False)]  # by place
         self.styles: list[Style] = []
+        self.anchors = 0
         self.rest = np.zeros(AHEAD, np.float32)  # sound that is planned already
         self.picture = features.picture.numpy()
 
@@ -72,6 +73,9 @@ class State:
             (self.pointer,) = self.append_units([(END, 0, False)])
             self.spent = 1000
         return self.pointer
+
+    def reanchor(self) -> None:
+        self.anchors += 1
 
     def audio_ahead(self) -> np.ndarray:
         return self.rest.copy()

@@ -6,6 +6,7 @@ import colorsys
 import numpy as np
 import pytest
 
+from streamchar_rt import Mode
 from streamchar_rt import drift as meter
 from streamchar_rt.chunk import StageTimings
 from streamchar_rt.drift import BOUND, SETTLED, Drift, drift_between, look_at
@@ -143,6 +144,23 @@ def test_other_pictures_raise_the_event(tmp_path, monkeypatch):
         for _ in session.turn():
             pass
     assert heard.count("drift") == 1
+
+
+def test_the_model_is_taken_back_to_the_reference_once_and_in_silence(tmp_path, monkeypatch):
+    reading = [0.5]
+    monkeypatch.setattr("streamchar_rt.finish.drift_between", lambda *looks: fake(reading[0])(*looks))
+    with make_engine(tmp_path) as engine, engine.session("dot") as session:
+        anchors = lambda: session._producer.stream.state.anchors
+        session.say("Hello there my friend, hello there my friend.")
+        for chunk in session.turn():
+            assert anchors() == (chunk.mode is not Mode.SPEAKING)
+        for _ in range(3):
+            session.step()
+            assert anchors() == 1
+        reading[0] = 0.01
+        session.step()
+        reading[0] = 0.5
+        assert [(session.step(), anchors())[1] for _ in range(3)] == [2, 2, 2]
 
 
 def test_an_interrupt_does_not_say_it_again(tmp_path, monkeypatch):

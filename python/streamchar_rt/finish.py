@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .chunk import Chunk, StageTimings
+from .config import Mode
 from .drift import BOUND, Drift, drift_between, look_at, passes
 from .pixels import convert
 
@@ -43,6 +44,9 @@ def finish_chunk(producer: Producer, job: Job, raw: RawChunk) -> tuple[Chunk, li
     drift = drift_between(look_at(raw.video), producer.character.look)
     if _starts_to_drift(stream, drift):
         events.append(("drift", {**dataclasses.asdict(drift), "bound": BOUND, "pts": producer.clock}))
+    if stream.drifting and not stream.anchored and job.mode is not Mode.SPEAKING:  # where a jump is least seen
+        stream.state.reanchor()
+    stream.anchored = stream.drifting and (stream.anchored or job.mode is not Mode.SPEAKING)
     shift = _shifter(offset)
     chunk = Chunk(
         turn_id=arrival.turn_id,

@@ -381,8 +381,9 @@ class Producer:
             self.counters.latency("turnaround", (time.perf_counter() - self._asked_at) * 1e3)
             self._asked_at = None
         self.counters.add(
-            chunk.timings, words=len(chunk.words), turn_ends=chunk.end_of_turn, full_steps=self._steps
-        )
+            chunk.timings, words=len(chunk.words), turn_ends=chunk.end_of_turn, full_steps=self._steps,
+            drift=chunk.drift,
+        )  # fmt: skip
 
     def starves(self) -> float | None:
         """Seconds for which the player has had nothing to play though it should; told once. The lock is held."""

@@ -41,6 +41,8 @@ class Mark:
     pts: int
     discontinuity: bool = False
     fade: Fade | None = None
+    drifting: bool = False
+    anchored: bool = False
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Stream:
         discontinuity: the next chunk does not go on where the one before ended.
         fade: sound of before a cut that the next chunk begins with.
         drifting: the picture is further from the reference than it should be, and an event has said so.
+        anchored: and for that the model has been taken back to the reference.
     """
 
     make_state: Callable[[], Any]
@@ -68,6 +71,7 @@ class Stream:
     discontinuity: bool = False
     fade: Fade | None = None
     drifting: bool = False
+    anchored: bool = False
 
     def ready(self) -> Any:
         """The model's state."""
@@ -86,7 +90,7 @@ class Stream:
     def mark(self) -> Mark:
         """The stream as it is now."""
         state = None if self.state is None else self.state.clone()
-        fields = self.last_frame, self.pts, self.discontinuity, self.fade
+        fields = self.last_frame, self.pts, self.discontinuity, self.fade, self.drifting, self.anchored
         return Mark(state, self.timeline.clone(), replace(self.emotion), *fields)
 
     def back_to(self, mark: Mark) -> Stream:
@@ -94,7 +98,8 @@ class Stream:
         state = None if mark.state is None else mark.state.clone()
         return Stream(
             self.make_state, self.speech.clone(), mark.timeline.clone(), replace(mark.emotion), state, mark.pts,
-            mark.last_frame, discontinuity=mark.discontinuity, fade=mark.fade, drifting=self.drifting,
+            mark.last_frame, discontinuity=mark.discontinuity, fade=mark.fade, drifting=mark.drifting,
+            anchored=mark.anchored,
         )  # fmt: skip
 
     def cut(self, mark: Mark, last_turn: int, fade: Fade | None) -> Stream:
@@ -104,5 +109,5 @@ class Stream:
         return Stream(
             self.make_state, self.speech.after_cut(last_turn, place), mark.timeline.after_cut(place),
             replace(mark.emotion), state, mark.pts, mark.last_frame, discontinuity=True, fade=fade,
-            drifting=self.drifting,
+            drifting=mark.drifting, anchored=mark.anchored,
         )  # fmt: skip
