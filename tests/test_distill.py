@@ -12,7 +12,8 @@ from streamchar_rt.denoiser import noise as random
 from streamchar_rt.denoiser.dit import Style, patchify
 from streamchar_rt.orchestrator.condition import FEATURES
 from streamchar_rt.orchestrator.model import Orchestrator, OrchestratorConfig
-from streamchar_rt.pipeline import CharacterFeatures, Models, StreamState, _Units, generate_chunk
+from streamchar_rt.model_state import _Units
+from streamchar_rt.pipeline import CharacterFeatures, Models, StreamState, generate_chunk
 from streamchar_rt.pipeline import Style as RunTimeStyle
 from tools.evaluate.detail import shares
 from tools.train.batches import StreamSampler

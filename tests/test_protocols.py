@@ -183,7 +183,7 @@ def test_the_paced_pointer_keeps_its_pace(rng):
     import torch
 
     from streamchar_rt.orchestrator.units import END, FIRST_PHONE, NUM_UNITS, PAUSE_SHORT
-    from streamchar_rt.pipeline import _Units
+    from streamchar_rt.model_state import _Units
     from streamchar_rt.planner import LONGEST
     from tools.evaluate.take import PacedPlan
 
