@@ -83,3 +83,26 @@ def test_motion_code_is_read_back_and_averages_noise(seeded):
     assert torch.allclose(code.read(written), fields[..., :7], atol=1e-5)
     error = code.read(written + torch.randn_like(written)) - fields[..., :7]
     assert error[..., 3:].std() < 2 * (1 / 1.5 ** 2 + 1 / 6 ** 2) ** 0.5 / 8       # 64 cells for each number
+
+
+def test_joined_movement_goes_on_where_the_one_before_ended(seeded):
+    """The first frame lies one step behind the last one; the rest of the jump dies away; all else stays as it was."""
+    code = MotionCode()
+    before, after = torch.randn(2, 7, 12, 16, 16)
+    joined = code.joined(after, before)
+    old, raw, new = (code.read(x[:, :4]).double() for x in (before, after, joined))
+    step = ((old[:, 3] - old[:, 2]) + (raw[:, 1] - raw[:, 0])) / 2
+    jump = raw[:, 0] - old[:, 3] - step
+    for k, left in enumerate((1.0, 0.75, 0.5, 0.25)):
+        assert (new[:, k] - (raw[:, k] - left * jump)).abs().max() < 1e-5
+    assert (new[:, 0] - old[:, 3] - step).abs().max() < 1e-5
+    assert torch.equal(joined[:, 4:], after[:, 4:])
+    differences = (joined - after)[:, :4].unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))
+    assert (differences - differences.mean((2, 4), keepdim=True)).abs().max() < 1e-5     # the same in every cell
+
+
+def test_movement_that_goes_on_evenly_is_not_touched(seeded):
+    code, time = MotionCode(), torch.arange(8.0)[:, None]
+    track = torch.randn(3, 1, 21) + 0.1 * torch.randn(3, 1, 21) * time
+    before, after = code.write(track[:, :4], 16, 16), code.write(track[:, 4:], 16, 16)
+    assert (code.joined(after, before) - after).abs().max() < 1e-4

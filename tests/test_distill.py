@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from streamchar_rt import pipeline
 from streamchar_rt.codecs.video import ReferenceEncoder, VideoCodecConfig, VideoDecoder
 from streamchar_rt.codecs.vocoder import Vocoder, VocoderConfig
 from streamchar_rt.denoiser import noise as random
@@ -203,6 +204,13 @@ def test_a_rollout_is_the_run_time(streams, rng, seeded, monkeypatch):
     with torch.inference_mode():
         character = CharacterFeatures(picture, tuple(models.reference_encoder(picture)))
     state, at_run_time, pointers, shown = StreamState(models, character, seeded), [], [], []
+    decode_video = pipeline._decode_video
+
+    def watched_decode(models, state, latents, stopped):
+        shown.append(latents[:, -1:])
+        return decode_video(models, state, latents, stopped)
+
+    monkeypatch.setattr(pipeline, "_decode_video", watched_decode)
     first, last = int(row[2]), int(row[3])
     cuts = [first + 12, first + 25, last]                               # text arrives chunk by chunk
     state.units.rows = [tuple(int(getattr(streams, k)[first]) for k in ("unit", "stress", "word_start"))]
@@ -214,7 +222,6 @@ def test_a_rollout_is_the_run_time(streams, rng, seeded, monkeypatch):
         generate_chunk(models, state, style, steps=STEPS)
         at_run_time.append(state.history[-32:].reshape(1, 16, 160))
         pointers.append(state.pointer)
-        shown.append(state.previous_latent)
     runs_seen, seen[:] = list(seen), []
 
     planner = Planner(orchestrator, torch.device("cpu"))

@@ -10,7 +10,7 @@ import torch
 
 from .batching import Batching
 from .codecs import mel as mel_codec
-from .codecs.video import ReferenceEncoder, VideoCodecConfig, VideoDecoder
+from .codecs.video import MotionCode, ReferenceEncoder, VideoCodecConfig, VideoDecoder
 from .codecs.vocoder import Vocoder, VocoderConfig
 from .denoiser.context import CachedDenoiser
 from .denoiser.dit import DiTConfig, JointDiT
@@ -65,6 +65,7 @@ class Models:
         self.reference_encoder, self.video_decoder = picture(reference_encoder), picture(video_decoder)
         self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1)
         self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1)
+        self.movement = MotionCode()                    # in float32, whatever the decoder's type
         self.batching, self.lanes = Batching(), Lanes(threads)
         layout = dit.config.layout
         self.chunk_frames = layout.frames

@@ -94,8 +94,8 @@ def _generate(models: Models, every: Sequence[_Run], steps: int) -> list[RawChun
         run.samples, run.vocoder, run.audio_rest = _decode_audio(models, run.state, run.mel)
     clock.mark("audio_decode")
     for run in runs:
-        run.latents = models.denoiser.unpatchify(run.video)
-        run.frames = _decode_video(models, run.state, run.latents, run.stopped)
+        run.frames, run.last_latent = _decode_video(
+            models, run.state, models.denoiser.unpatchify(run.video), run.stopped)
     clock.mark("video_decode")
     runs = [run for run in runs if run.frames is not None and not run.stopped()]
     _remember(models, runs)
@@ -137,7 +137,7 @@ def _advance(models: Models, run: _Run, timings: dict[str, float]) -> RawChunk:
     state.history = torch.cat([state.history, run.mel[0]])[-len(state.history):]
     state.past = plan.half_frames[slots: slots + len(state.past)]
     state.elapsed = int(elapsed[-1])
-    state.previous_latent = run.latents[:, -1:]
+    state.previous_latent = run.last_latent
     state.pointer = plan.first + int(path[-1])
     state.units.forget_before(state.pointer - 2 * models.orchestrator.config.window_before)
     state.chunk_index += 1
@@ -157,21 +157,24 @@ def _decode_audio(models: Models, state: StreamState, mel: torch.Tensor) -> tupl
 
 
 def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
-                  stopped: Callable[[], bool]) -> np.ndarray | None:
-    """The chunk's pictures, latent by latent, so that it can be stopped as soon as a denoising step can."""
-    before = latents[:, :1] if state.previous_latent is None else state.previous_latent
-    both = torch.cat([before, latents], 1) * models.latent_std + models.latent_mean
-    both = both.to(models.picture_dtype)
+                  stopped: Callable[[], bool]) -> tuple[np.ndarray | None, torch.Tensor]:
+    """The chunk's pictures, latent by latent, so that it can be stopped as soon as a denoising step can; and the
+    last latent as it was drawn, (1, C, h, w) in the decoder's scale."""
+    drawn = list((latents[0] * models.latent_std[0] + models.latent_mean[0]).split(1))       # (1, C, h, w) each
+    before = drawn[0] if state.previous_latent is None else state.previous_latent
+    for i, latent in enumerate(drawn):
+        previous = drawn[i - 1] if i else state.previous_latent
+        drawn[i] = latent if previous is None else models.movement.joined(latent, previous)
+    both = [latent.to(models.picture_dtype) for latent in (before, *drawn)]
 
     def decode(i: int) -> torch.Tensor | None:
         if stopped():
             return None
-        decoded = models.video_decoder(both[0, i: i + 1], both[0, i - 1: i], state.character.picture,
-                                       state.character.features)
+        decoded = models.video_decoder(both[i], both[i - 1], state.character.picture, state.character.features)
         return _straight(decoded.frames[0])
 
-    pieces = models.lanes.map(decode, range(1, both.shape[1]))
-    return None if any(piece is None for piece in pieces) else torch.cat(pieces).numpy()
+    pieces = models.lanes.map(decode, range(1, len(both)))
+    return None if any(piece is None for piece in pieces) else torch.cat(pieces).numpy(), drawn[-1]
 
 
 def _straight(frames: torch.Tensor) -> torch.Tensor:

@@ -74,6 +74,7 @@ class MotionCode(nn.Module):
         self.register_buffer("field", torch.tensor([*range(self.RIGID), *range(self.RIGID), 0, 1]), persistent=False)
         self.register_buffer("basis", basis[orders], persistent=False)                                   # (16, 4)
         self.register_buffer("gain", torch.tensor([1.5, 6.0, 12.0])[orders], persistent=False)
+        self.register_buffer("fade", torch.tensor([1.0, 0.75, 0.5, 0.25]), persistent=False)
 
     def write(self, poses: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Poses (B, 4, P) to the same code in all cells, (B, 4, h, w)."""
@@ -86,6 +87,20 @@ class MotionCode(nn.Module):
         code = cells.mean((2, 4)).flatten(1) / self.gain
         fields = torch.zeros(len(code), self.RIGID, FRAMES, device=code.device)
         return fields.index_add(1, self.field, code[..., None] * self.basis).transpose(1, 2)
+
+
+    def joined(self, latents: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """``latents`` (B, C, h, w) whose movement goes on where that of ``previous`` ended, at the speed of both.
+
+        A denoiser draws each latent's movement with an error of its own, which shows as a jump every fourth frame.
+        The jump is taken out of the first frame, and less and less of it out of the next three.
+        """
+        before, after = self.read(previous[:, : self.CHANNELS]), self.read(latents[:, : self.CHANNELS])
+        speed = 0.5 * (before[:, 3] - before[:, 2] + after[:, 1] - after[:, 0])
+        jump = after[:, 0] - before[:, 3] - speed                                                        # (B, RIGID)
+        poses = -jump[:, None] * self.fade[:, None]
+        change = self.write(poses, *latents.shape[-2:])
+        return torch.cat([latents[:, : self.CHANNELS] + change, latents[:, self.CHANNELS:]], 1)
 
 
 class VideoEncoder(nn.Module):
