@@ -6,8 +6,9 @@ Prints one JSON row for each number of sessions. ``seconds_per_second`` is the s
 gain in a second; ``real_time_factor`` is its inverse for each session (below 1: all of them hold real time);
 ``gain_over_one`` compares with a single session, ``gain_by_batching`` with the same sessions stepped in turns. Both
 ways of stepping alternate chunk by chunk, so a busy machine slows both; medians are given. ``cpu_gain_by_batching`` is
-the ratio of the CPU times, which other processes disturb least. ``language``, ``alignment``
-and ``denoiser`` say which stages give the same bytes together on this machine, and so run together.
+the ratio of the CPU times, which other processes disturb least. Sessions
+are shared out among the cores; ``batched_language``, ``_alignment`` and ``_denoiser`` say which stages of a share give
+the same bytes together on this machine, and so run together.
 """
 from __future__ import annotations
 
@@ -50,6 +51,7 @@ def measure(engine: Engine, count: int, chunks: int, steps: int | None) -> dict[
                 cpu_times[way].append(time.process_time() - cpu_begin)
     for session in sessions:
         session.close()
+    share = -(-count // engine.models.lanes.count)
     medians = {way: statistics.median(values) for way, values in times.items()}
     return {
         "sessions": count,
@@ -57,7 +59,7 @@ def measure(engine: Engine, count: int, chunks: int, steps: int | None) -> dict[
         "seconds_per_second": count * engine.info.chunk_seconds / medians["together"],
         "gain_by_batching": medians["in turns"] / medians["together"],
         "cpu_gain_by_batching": statistics.median(cpu_times["in turns"]) / statistics.median(cpu_times["together"]),
-        **{f"batched_{name}": engine.models.batching.exact.get((name, count), count == 1)
+        **{f"batched_{name}": engine.models.batching.exact.get((name, share), share == 1)
            for name in ("language", "alignment", "denoiser")},
     }  # fmt: skip
 

@@ -30,13 +30,15 @@ SMALLEST = 32  # px: the side of a picture that can be looked at
 _CELLS = 16  # a side, of colour
 _REGIONS = 4  # a side, of structure
 _SAMPLES = 4  # pixels along a cell's side that are looked at
-_FRAMES = 4  # of a chunk
+_FRAMES = 2  # of a chunk
 _GREY = 128 / 255  # what shows through, in sRGB
 _FLOOR = 0.004  # contrast that counts as none
 _STRUCTURE_WEIGHT = 0.1  # a blur by 2 px weighs as much as a tint by a third
 
 _LINEAR = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in np.arange(256) / 255],
                    np.float32)
+_EDGES = np.clip(np.arange(-1, _CELLS + 1), 0, _CELLS - 1)  # cells with a margin that repeats the outermost
+
 # Linear sRGB to cone responses, and their cube roots to OKLab.
 _CONES = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
                    [0.0883024619, 0.2817188376, 0.6299787005]], np.float32).T
@@ -71,7 +73,7 @@ class Look:
 
 
 def look_at(pictures: npt.NDArray[np.uint8]) -> Look:
-    """The look of pictures (T, height, width, 4), straight alpha, 32 px a side or more; of many frames four are used.
+    """The look of pictures (T, height, width, 4), straight alpha, 32 px a side or more; of many frames two are used.
 
     Raises:
         ValueError: for another shape or type.
@@ -113,7 +115,7 @@ def passes(drift: Drift, drifting: bool) -> bool:
 
 
 def _last_of_each(count: int) -> slice:
-    """Four frames of a chunk, evenly spaced and with its last one; all where there are fewer."""
+    """Two frames of a chunk, evenly spaced and with its last one; all where there are fewer."""
     step = max(1, count // _FRAMES)
     return slice((count - 1) % step, None, step)
 
@@ -144,9 +146,9 @@ def _pooled(values: np.ndarray, cells: int) -> np.ndarray:
 
 def _nearest(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Each cell's distance to the most similar of the other picture's cells at its place and around it, (16, 16)."""
-    padded = np.pad(others, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1))
-    return np.sqrt(np.square(around - colours[..., None, None]).sum(2).min((2, 3)))
+    padded = others[_EDGES][:, _EDGES]
+    around = np.stack([padded[i : i + _CELLS, j : j + _CELLS] for i in range(3) for j in range(3)])
+    return np.sqrt(np.square(around - colours).sum(-1).min(0))
 
 
 def _mean(values: np.ndarray, *covers: np.ndarray) -> float:

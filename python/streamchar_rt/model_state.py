@@ -30,6 +30,11 @@ class _Units:
     def stop(self) -> int:
         return self.base + len(self.rows)
 
+    def copy(self) -> "_Units":
+        other = _Units()
+        other.base, other.rows = self.base, list(self.rows)
+        return other
+
     def forget_before(self, place: int) -> None:
         drop = max(0, place - self.base)
         del self.rows[:drop]
@@ -143,7 +148,7 @@ class StreamState:
     def clone(self) -> "StreamState":
         """An independent stream that goes on from here; cached keys are shared until rewritten."""
         other = copy.copy(self)
-        other.units = copy.deepcopy(self.units)
+        other.units = self.units.copy()
         other.past = self.past.copy()
         other.vocoder = self.vocoder.clone()
         other.cache = self.cache.fork()

@@ -35,6 +35,10 @@ class RawChunk:
     timings: dict[str, float] = field(default_factory=dict)      # ms
 
 
+class _Stopped(Exception):
+    """Ends a latent's decoding."""
+
+
 class _Run:
     """One stream's chunk under way."""
 
@@ -65,9 +69,10 @@ def generate_chunks(models: Models, states: Sequence[StreamState], styles: Seque
     """Generate the next chunk of several streams together and advance their states.
 
     Each of the models' lanes takes a share of the streams; a stream alone has them all for its pictures. A stream's
-    ``should_stop`` is asked, by any lane, before every denoising step and every latent's pictures; if it says so,
-    that stream's result is None and its state is as it was. Deterministic: a result depends on its state, its style
-    and the number of steps only, not on the company (see ``batching``) nor on the lanes. Timings are of the share.
+    ``should_stop`` is asked, by any lane, before every denoising step and several times in a latent's decoding; if it
+    says so, that stream's result is None and its state is as it was. Deterministic: a result depends on its state,
+    its style and the number of steps only, not on the company (see ``batching``) nor on the lanes. Timings are of the
+    share.
     """
     steps = steps or models.default_steps
     runs = [_Run(models, *one) for one in zip(states, styles, should_stop or [None] * len(states), strict=True)]
@@ -111,6 +116,8 @@ def _denoise(models: Models, runs: Sequence[_Run], step: int, steps: int, clock:
     logits = models.batching.run("alignment", align_all, runs)
     conditions = [run.plan.follow(each) for run, each in zip(runs, logits)]
     clock.mark("orchestrator")
+    if all([run.stopped() for run in runs]):
+        return                                         # the next look ends them
     velocity = lambda some: models.denoiser.velocities(*_columns((
         (run.state.cache, run.video, run.audio, run.style, *condition) for run, condition in some)), t)
     for run, (v, a) in zip(runs, models.batching.run("denoiser", velocity, list(zip(runs, conditions)))):
@@ -167,11 +174,17 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
         drawn[i] = latent if previous is None else models.movement.joined(latent, previous)
     both = [latent.to(models.picture_dtype) for latent in (before, *drawn)]
 
-    def decode(i: int) -> torch.Tensor | None:
+    def go_on() -> None:
         if stopped():
+            raise _Stopped
+
+    def decode(i: int) -> torch.Tensor | None:
+        try:
+            go_on()
+            decoded = models.video_decoder(both[i], both[i - 1], state.character.picture, state.character.features, go_on)
+            return _straight(decoded.frames[0])
+        except _Stopped:
             return None
-        decoded = models.video_decoder(both[i], both[i - 1], state.character.picture, state.character.features)
-        return _straight(decoded.frames[0])
 
     pieces = models.lanes.map(decode, range(1, len(both)))
     return None if any(piece is None for piece in pieces) else torch.cat(pieces).numpy(), drawn[-1]

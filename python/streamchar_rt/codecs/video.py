@@ -17,6 +17,7 @@ Pictures are RGBA with premultiplied colour in [0, 1], channels first, 256 x 256
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -174,11 +175,13 @@ class VideoDecoder(nn.Module):
         nn.init.zeros_(self.motion[-1].bias)
 
     def forward(self, latents: torch.Tensor, previous: torch.Tensor, picture: torch.Tensor,
-                features: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> Decoded:
+                features: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+                between: Callable[[], None] = lambda: None) -> Decoded:
         """Decode latents.
 
         ``latents``, ``previous``: (B, C, h, w), latent n and n-1 (n itself where there is none before);
-        ``picture``: (B or 1, 4, H, W) reference, ``features``: ``ReferenceEncoder``'s, same batch.
+        ``picture``: (B or 1, 4, H, W) reference, ``features``: ``ReferenceEncoder``'s, same batch;
+        ``between``: called a few times on the way, and may raise to stop it.
         """
         batch = len(latents)
         fine, middle, coarse = features
@@ -189,13 +192,18 @@ class VideoDecoder(nn.Module):
         x = F.pixel_shuffle(self.split(x), 2)                         # (B, 4b, H/8, W/8)
         x = x.reshape(batch * FRAMES, -1, *x.shape[2:])
         x = self.mix_middle(torch.cat([x, share(middle, FRAMES)], 1).contiguous(memory_format=torch.channels_last))
+        between()
         x = self.middle(x)
+        between()
         flow = self._flow(latents, F.pixel_shuffle(self.flow(F.silu(x)).float(), 2))          # (4B, 2, H/4, W/4)
         warped = self._warp(flow, share(picture, FRAMES))
+        between()
         x = F.pixel_shuffle(self.up(x), 2)                            # (4B, c, H/4, W/4)
         x = torch.cat([x, share(fine, FRAMES), F.pixel_unshuffle(warped.to(x.dtype), PATCH)], 1)
         x = self.fine(self.mix_fine(x.contiguous(memory_format=torch.channels_last)))
+        between()
         x = F.pixel_shuffle(self.out(F.silu(x)), PATCH).float()       # (4B, 5, H, W)
+        between()
         drawn, weight = x[:, :4] + 0.5, torch.sigmoid(x[:, 4:])
         y = torch.lerp(drawn, warped.float(), weight)
         shape = (batch, FRAMES, 4, *y.shape[2:])
