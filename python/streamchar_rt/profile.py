@@ -8,7 +8,8 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,8 @@ EPILOG = """\
 Columns: per chunk, number of calls, milliseconds, GFLOP (matrix products, convolutions and attention; the rest counts
 as memory traffic), megabytes (every input and output once); then GFLOP/s, GB/s, and the share of the roof: the time
 that the larger of both would take at this machine's measured ceilings, over the time it took. Above 100 %: from caches.
-Recording costs time between the ops, not within them; the stages are timed without it.
+Ops are recorded on one core, and recording costs time between them, not within; the stages are timed on all cores
+and without it.
 
 --trace FILE writes every op call for https://ui.perfetto.dev or chrome://tracing.
 
@@ -86,7 +88,7 @@ class Profile:
             f"ceilings: {peaks}, copy {self.ceilings.bytes / 1e9:.1f} GB/s",
             "", f"{'stage':<32}{'ms':>9}",
             *(f"{name.removesuffix('_ms').replace('_', ' '):<32}{value:>9.1f}" for name, value in self.stages.items()),
-            "", f"{'part: op':<44}{'calls':>7}{'ms':>9}{'GFLOP':>8}{'MB':>8}{'GFLOP/s':>9}{'GB/s':>7}{'roof':>7}",
+            "", "on one core:", f"{'part: op':<44}{'calls':>7}{'ms':>9}{'GFLOP':>8}{'MB':>8}{'GFLOP/s':>9}{'GB/s':>7}{'roof':>7}",
         ]  # fmt: skip
         lines += [_line(f"{row['part']}: {row['op']}", row) for row in rows[:top]]
         if rows[top:]:
@@ -130,9 +132,9 @@ def measure(
     engine: Engine, *, chunks: int = 4, steps: int | None = None, seed: int = 0,
     progress: Callable[[int], None] | None = None, ceilings: Ceilings | None = None,
 ) -> Profile:  # fmt: skip
-    """Speaks ``chunks`` chunks for the stages' times, and as many again with every op recorded.
+    """Speaks ``chunks`` chunks for the stages' times, and as many again on one core with every op recorded.
 
-    ``ceilings``: None measures them, with the engine's threads.
+    ``ceilings``: of one core; None measures them.
 
     Raises:
         ConfigError: for fewer than one chunk.
@@ -143,7 +145,7 @@ def measure(
     from .op_recorder import Recorder
 
     if ceilings is None:
-        with compute_threads(engine.threads):
+        with compute_threads(1):
             ceilings = measure_ceilings()
     engine.warmup()
     recorder, spans, timings = Recorder(), [], []
@@ -156,7 +158,7 @@ def measure(
                 progress(done + 1)
         for done in range(chunks):
             begin = time.perf_counter()
-            with recorder:
+            with _one_core(engine), recorder:  # a recorder sees the ops of its own thread
                 session.step()
             spans.append((begin, time.perf_counter()))
             if progress is not None:
@@ -167,6 +169,17 @@ def measure(
         "threads": engine.threads, "dtype": engine.dtype, "steps": timings[-1].denoise_steps, "chunks": chunks,
     }  # fmt: skip
     return Profile(facts, stages, ceilings, recorder.calls, spans)
+
+
+@contextmanager
+def _one_core(engine: Engine) -> Iterator[None]:
+    lanes = engine.models.lanes
+    before = engine.threads, lanes.count
+    engine.threads = lanes.count = 1
+    try:
+        yield
+    finally:
+        engine.threads, lanes.count = before
 
 
 def measure_ceilings(size: int = 1024, copied: int = 128 << 20) -> Ceilings:
