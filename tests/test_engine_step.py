@@ -148,6 +148,28 @@ def test_an_interrupt_takes_one_session_out_of_the_batch(engine, monkeypatch):
     assert done[first].discontinuity and not done[second].discontinuity and done[second].index == 2
 
 
+def test_who_interrupts_does_not_wait_for_sessions_with_other_steps(engine, monkeypatch):
+    first, second = engine.session("dot", steps=1), engine.session("dot", steps=2)
+    first.say("hello there my friend")
+    second.say("one two five dollars")
+    other, epoch = threading.Thread(target=first.interrupt), first._producer.epoch
+
+    returned = []
+
+    def cut(step):
+        if other.ident is None:  # in the first company
+            other.start()
+            while first._producer.epoch == epoch:
+                time.sleep(0.001)
+        else:
+            other.join(30)
+            returned.append(not other.is_alive())
+
+    monkeypatch.setattr(stand_in, "denoise_step", cut)
+    assert [session for session, _ in engine.step()] == [second]
+    assert returned == [True, True]
+
+
 def test_a_failing_generation_harms_nobody(engine, monkeypatch):
     with make_engine_sessions(engine) as (first, second):
         truth = [content(finish(session.fork(), [])) for session in (first, second)]

@@ -49,7 +49,10 @@ def step_ready(engine: Engine, sessions: Iterable[Session]) -> list[tuple[Sessio
         for steps in sorted({member.job.steps for member in members}):
             company = [member for member in members if member.job.steps == steps]
             for member, raw in zip(company, _generate(engine, company, steps)):
-                chunk = member.deliver(member.producer.finish(member.job, raw, hand_out=True), [])
+                ready = member.producer.finish(member.job, raw, hand_out=True)
+                if ready is None:
+                    member.producer.give_up(member.job)  # who interrupted it need not wait for the next company
+                chunk = member.deliver(ready, [])
                 if chunk is not None:
                     done.append((member.session, chunk))
     return done

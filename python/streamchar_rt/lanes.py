@@ -31,7 +31,7 @@ class Lanes:
         self._closed = False
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """``function`` of every item, in inference mode. Any thread may call.
+        """``function`` of every item; on the other lanes in inference mode. Any thread may call.
 
         A call while another one has the lanes, also from inside ``function``, does all items itself. What an item
         raises is raised again once no lane works any more; items that were not begun then are left out.
