@@ -42,12 +42,21 @@ def losses(model: Orchestrator, batch: OrchestratorBatch, t: torch.Tensor, autoc
             "accuracy": (logits.argmax(-1) == batch.place)[known].float().mean()}
 
 
+def compile_layers(model: Orchestrator) -> None:
+    """Fuse what is elementwise: a fifth of the time on a CPU."""
+    for module in (model.llm, *model.layers):
+        module.forward = torch.compile(module.forward, dynamic=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser, minutes=25, lr=1.2e-3, batch=64)
     parser.add_argument("--streams", type=Path, required=True)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     loop = Loop(Orchestrator(), args)
+    if args.compile:
+        compile_layers(loop.model)
     streams = Streams.load(args.streams)
     train = StreamSampler(streams, seed=args.seed + loop.iteration)
     test = StreamSampler(streams, test=True)

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from streamchar_rt.codecs.video import MotionCode
 from streamchar_rt.orchestrator.units import PHONES
 from tools.studio.behaviour import EMOTIONS, perform
 from tools.studio.character import Identity, Renderer
@@ -15,8 +16,10 @@ FIRST_TRAIN_IDENTITY = 10_000          # below: the shipped cast and the held-ou
 HELD_OUT = range(5_000, 6_000)
 FLOW_CELL = 4                          # pixels
 FLOW_SHARE = 4                         # one frame in so many has its true flow: it costs as much as the frame
+FLOW_MARGIN = 3                        # cells about the drawing that are to move with its edge
 _LOW = np.array([POSE_RANGES[f][0] for f in POSE_FIELDS], np.float32)
 _HIGH = np.array([POSE_RANGES[f][1] for f in POSE_FIELDS], np.float32)
+_RIGID = list(range(MotionCode.RIGID))
 _FAST = [COLUMN[n] for n in ("mouth_open", "mouth_wide", "mouth_round", "teeth", "tongue", "blink_l", "blink_r", "gaze_x", "gaze_y")]
 
 
@@ -69,41 +72,76 @@ def attention_map(renderer: Renderer, pose: np.ndarray) -> np.ndarray:
     return weight
 
 
-def clip(seed: int, track: np.ndarray) -> dict[str, np.ndarray]:
+def displaced(rng: np.random.Generator, track: np.ndarray) -> np.ndarray:
+    """``track`` (T, P) with its rigid movement put off by a random amount, as a denoiser's error would."""
+    reach = 0.5 * (_HIGH - _LOW)[_RIGID] * rng.uniform(0, 0.5)
+    ends = rng.standard_normal((2, len(_RIGID))) * [[1.0], [0.3]]
+    out = track.copy()
+    out[:, _RIGID] += (reach * (ends[0] + np.linspace(-1, 1, len(track))[:, None] * ends[1])).astype(np.float32)
+    return clamp(out)
+
+
+def spread(flow: np.ndarray, known: np.ndarray, empty: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Continue ``flow`` (2, h, w) from where it is ``known`` (h, w) into what is ``empty``, so many cells far: else the
+    edge of what moved would be stretched into the nothing beside it."""
+    (height, width), flow, known = known.shape, flow.copy(), known.copy()
+    for _ in range(cells):
+        there, moved = np.pad(known, 1), np.pad(flow, ((0, 0), (1, 1), (1, 1)))
+        total, count = np.zeros_like(flow), np.zeros(known.shape, np.float32)
+        for y, x in np.ndindex(3, 3):
+            near = there[y: y + height, x: x + width]
+            total += moved[:, y: y + height, x: x + width] * near
+            count += near
+        fresh = empty & ~known & (count > 0)
+        flow[:, fresh] = total[:, fresh] / count[fresh]
+        known |= fresh
+    return flow, known
+
+
+def clip(seed: int, track: np.ndarray, seen: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """``frames`` uint8 (T, H, W, 4) premultiplied, ``reference`` the rest pose (H, W, 4), ``weight`` float16
     (T, H, W), ``pose`` float32 (T, P), ``flow`` float16 (T, 2, H / 4, W / 4) to the reference in pixels, and ``known``
-    bool (T, H / 4, W / 4): where the flow is given."""
+    bool (T, H / 4, W / 4): where the flow is given. With a track ``seen``, ``seen_frames`` and ``seen_pose`` are that
+    track's."""
     renderer = Renderer(Identity.from_seed(seed))
     motion, cells = MotionMap(renderer), renderer.size // FLOW_CELL
     flow, known = np.zeros((len(track), 2, cells, cells), np.float16), np.zeros((len(track), cells, cells), bool)
+    draw = lambda poses: np.stack([renderer.draw(p, premultiplied=True) for p in poses])
+    frames = draw(track)
     for t in range(seed % FLOW_SHARE, len(track), FLOW_SHARE):
-        flow[t], known[t] = motion.flow(track[t], cells)
-    return {"frames": np.stack([renderer.draw(p, premultiplied=True) for p in track]),
-            "reference": renderer.draw(REST, premultiplied=True),
-            "weight": np.stack([attention_map(renderer, p) for p in track]).astype(np.float16), "pose": track,
-            "flow": flow, "known": known}
+        empty = frames[t, :, :, 3].reshape(cells, FLOW_CELL, cells, FLOW_CELL).min((1, 3)) == 0   # in part at least
+        flow[t], known[t] = spread(*motion.flow(track[t], cells), empty, FLOW_MARGIN)
+    result = {"frames": frames, "reference": renderer.draw(REST, premultiplied=True),
+              "weight": np.stack([attention_map(renderer, p) for p in track]).astype(np.float16), "pose": track,
+              "flow": flow, "known": known}
+    if seen is not None:
+        result |= {"seen_pose": seen, "seen_frames": frames if seen is track else draw(seen)}
+    return result
 
 
 class Clips(IterableDataset):
     """Endless random clips; every worker draws its own.
 
-    ``performed``: share of clips from performances, the rest are random poses.
+    ``performed``: share of clips from performances, the rest are random poses. ``displaced``: share of clips with
+    another movement in what the encoder sees.
     """
 
-    def __init__(self, frames: int, seed: int, performed: float):
-        self.frames, self.seed, self.performed = frames, seed, performed
+    def __init__(self, frames: int, seed: int, performed: float, displaced: float):
+        self.frames, self.seed, self.performed, self.displaced = frames, seed, performed, displaced
 
     def __iter__(self):
         info = get_worker_info()
         rng = np.random.default_rng((self.seed, info.id if info else 0))
         while True:
-            track = performed_track if rng.random() < self.performed else random_track
-            yield clip(int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31)), track(rng, self.frames))
+            track = (performed_track if rng.random() < self.performed else random_track)(rng, self.frames)
+            seen = displaced(rng, track) if rng.random() < self.displaced else track
+            yield clip(int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31)), track, seen)
 
 
-def loader(frames: int, batch: int, seed: int, performed: float = 0.0, workers: int = 1) -> DataLoader:
-    return DataLoader(Clips(frames, seed, performed), batch_size=batch, num_workers=workers, prefetch_factor=3,
-                      multiprocessing_context="spawn")
+def loader(frames: int, batch: int, seed: int, performed: float = 0.0, displaced: float = 0.0,
+           workers: int = 1) -> DataLoader:
+    return DataLoader(Clips(frames, seed, performed, displaced), batch_size=batch, num_workers=workers,
+                      prefetch_factor=3, multiprocessing_context="spawn")
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:

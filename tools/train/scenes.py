@@ -24,6 +24,7 @@ CHUNK_FRAMES = 16
 EMOTIONS = 5
 SCENE_CHUNKS = 5     # chunks a character is seen for: short, so that there are many characters
 CAST_SHARE = 0.2     # scenes played by the shipped cast
+EMOTION_CHANGES = 0.3    # share of chunks in which another emotion begins: what the past shows must not tell it
 
 
 @dataclass
@@ -117,7 +118,7 @@ def plan_modes(streams: Streams, rows: np.ndarray, rng: np.random.Generator) -> 
     quiet, feeling = int(rng.integers(0, 2)), int(rng.choice(EMOTIONS, p=[0.4, 0.25, 0.1, 0.1, 0.15]))
     for k in range(chunks):
         quiet = 1 - quiet if rng.random() < 0.1 else quiet
-        feeling = int(rng.integers(EMOTIONS)) if rng.random() < 0.06 else feeling
+        feeling = int(rng.integers(EMOTIONS)) if rng.random() < EMOTION_CHANGES else feeling
         mode[k] = 2 if speaking[k] else quiet
         emotion[k] = feeling
     return emotion, mode

@@ -1,6 +1,6 @@
 """Character streams from the speech corpus: turns, pauses and silences on the run time's chunk grid.
 
-    python -m tools.train.streams --speech DIR --out DIR
+    python -m tools.train.streams --speech DIR [DIR ...] --out DIR
 
 A stream is what a session would have produced: utterances of one voice, some following each other inside a
 turn, some after a silence. A turn's first sound falls just after the beginning of a chunk, as it does at run
@@ -47,6 +47,18 @@ class Streams:
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "mel.npy", self.mel)
         np.savez(folder / "streams.npz", **{k: v for k, v in self.__dict__.items() if k != "mel"})
+
+    @classmethod
+    def joined(cls, parts: list["Streams"]) -> "Streams":
+        """Several, one after the other; the places of the first stay what they were."""
+        chunks, place, frames, units, streams = [], [], 0, 0, 0
+        for part in parts:
+            chunks.append(part.chunks + np.array([frames, 0, units, units, streams, 0]))
+            place.append(part.place + np.int32(units))
+            frames, units, streams = frames + len(part.mel), units + len(part.unit), streams + int(part.chunks[:, 4].max()) + 1
+        together = {k: np.concatenate([getattr(part, k) for part in parts])
+                    for k in ("mel", "elapsed", "fraction", "unit", "stress", "word_start")}
+        return cls(place=np.concatenate(place), chunks=np.concatenate(chunks), **together)
 
     @classmethod
     def load(cls, folder: Path) -> "Streams":
@@ -172,13 +184,13 @@ def build(corpus, *, seed: int = 0, progress: bool = True) -> Streams:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--speech", type=Path, required=True)
+    parser.add_argument("--speech", type=Path, nargs="+", required=True, help="folders of tools.studio.speech")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     from tools.studio.corpus import load_corpus
-    streams = build(load_corpus(args.speech), seed=args.seed)
+    streams = Streams.joined([build(load_corpus(speech), seed=args.seed + i) for i, speech in enumerate(args.speech)])
     streams.save(args.out)
     print(f"{len(streams.chunks)} chunks, {len(streams.mel) / 180000:.2f} h")
 

@@ -22,7 +22,7 @@ from streamchar_rt.codecs.video import FRAMES, ReferenceEncoder, VideoCodecConfi
 from tools.studio.pose import POSE_FIELDS
 
 from .loop import Loop, add_arguments
-from .pictures import HELD_OUT, clip, loader, performed_track, random_track, to_float
+from .pictures import HELD_OUT, clip, displaced, loader, performed_track, random_track, to_float
 
 LATENTS = 2          # a training clip
 
@@ -46,15 +46,19 @@ class VideoCodec(nn.Module):
         values = (y[:, fields:].unflatten(1, (FRAMES, fields)) * where[:, None]).sum(-1)
         return values.reshape(len(z), -1, fields)
 
-    def forward(self, frames: torch.Tensor, poses: torch.Tensor, picture: torch.Tensor, noise: float = 0.0):
+    def forward(self, frames: torch.Tensor, poses: torch.Tensor, picture: torch.Tensor, noise: float = 0.0,
+                moved: torch.Tensor | None = None):
         """``frames`` (B, N * 4, 4, H, W), ``poses`` (B, N * 4, P), ``picture`` (B, 4, H, W). Returns frames, warped
-        frames, flow, latents."""
+        frames, flow, latents. ``moved``: other poses for the motion code. ``noise``: the most that a clip may get."""
         b, t = frames.shape[:2]
         repeat = lambda x: x.repeat_interleave(t // FRAMES, 0)
         z = self.encoder(frames.reshape(b * t // FRAMES, FRAMES, *frames.shape[2:]), poses.reshape(b * t // FRAMES, FRAMES, -1),
                          repeat(picture)).float()
+        if moved is not None:
+            code = self.encoder.code.write(moved.reshape(len(z), FRAMES, -1), *z.shape[-2:])
+            z = torch.cat([code, z[:, code.shape[1]:]], 1)
         z = z.reshape(b, t // FRAMES, *z.shape[1:])
-        noisy = z + noise * torch.randn_like(z)
+        noisy = z + noise * torch.rand(b, 1, 1, 1, 1, device=z.device) * torch.randn_like(z)
         before = torch.cat([noisy[:, :1], noisy[:, :-1]], 1)
         features = tuple(repeat(f) for f in self.reference(picture))
         y, warped, flow = self.decoder(noisy.flatten(0, 1), before.flatten(0, 1), repeat(picture), features)
@@ -62,13 +66,15 @@ class VideoCodec(nn.Module):
 
 
 @torch.compile(dynamic=False)
-def losses(y: torch.Tensor, warped: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def losses(y: torch.Tensor, warped: torch.Tensor, x: torch.Tensor, weight: torch.Tensor,
+           picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted L1 and squared error on pixels, L1 on their differences, and L1 on the warped reference.
 
-    Pictures (B, T, 4, H, W), weight (B, T, 1, H, W). Compiled, because at full resolution the loss would
-    otherwise cost more than the convolutions.
+    Pictures (B, T, 4, H, W), weight (B, T, 1, H, W), reference (B, 4, H, W). What is empty counts less, but not where
+    the reference has something: there it must be erased. Compiled, because at full resolution the loss would otherwise
+    cost more than the convolutions.
     """
-    weight = weight * (0.4 + 1.6 * (x[:, :, 3:] > 0.02))
+    weight = weight * (0.4 + 1.6 * ((x[:, :, 3:] > 0.02) | (picture[:, None, 3:] > 0.02)))
     error = y - x
     pixel = ((error.abs() + 4 * error.square()) * weight).mean()
     pixel = pixel + 1.5 * ((error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]).mean()
@@ -90,8 +96,10 @@ def alpha_iou(y: torch.Tensor, x: torch.Tensor) -> float:
 
 def held_out_clips(count: int, frames: int = LATENTS * FRAMES, seed: int = 1) -> dict[str, torch.Tensor]:
     rng = np.random.default_rng(seed)
-    clips = [clip(HELD_OUT[i], (random_track, performed_track)[i % 2](rng, frames)) for i in range(count)]
-    return {k: torch.from_numpy(np.stack([c[k] for c in clips])) for k in ("frames", "reference", "pose")}
+    tracks = [(random_track, performed_track)[i % 2](rng, frames) for i in range(count)]
+    clips = [clip(HELD_OUT[i], track, displaced(rng, track)) for i, track in enumerate(tracks)]
+    names = ("frames", "reference", "pose", "seen_frames", "seen_pose")
+    return {k: torch.from_numpy(np.stack([c[k] for c in clips])) for k in names}
 
 
 def save_samples(y: torch.Tensor, x: torch.Tensor, path) -> None:
@@ -111,22 +119,27 @@ def main() -> None:
     parser.add_argument("--performed", type=float, default=0.4, help="share of clips from performances, not random poses")
     parser.add_argument("--pose", type=float, default=0.5, help="weight of reading the pose from the latents")
     parser.add_argument("--flow", type=float, default=0.2, help="weight of the flow's mean error in pixels")
-    parser.add_argument("--noise", type=float, default=0.08, help="noise on the latents")
+    parser.add_argument("--noise", type=float, default=0.2, help="most noise on a clip's latents")
+    parser.add_argument("--displaced", type=float, default=0.0,
+                        help="share of clips whose motion code moves otherwise than what the encoder sees, so that the "
+                             "decoder takes movement from the code alone; for a frozen encoder")
     args = parser.parse_args()
     codec = VideoCodec().to(memory_format=torch.channels_last)
     codec.encoder.requires_grad_(not args.freeze_encoder)
     loop = Loop(codec, args, betas=(0.9, 0.95), decay=0.998, warmup=60)
-    data = iter(loader(LATENTS * FRAMES, args.batch, args.seed + loop.iteration, args.performed))
+    data = iter(loader(LATENTS * FRAMES, args.batch, args.seed + loop.iteration, args.performed,
+                       args.displaced))
     test = held_out_clips(12)
 
     def step(_: int) -> dict[str, torch.Tensor]:
         batch = next(data)
         x, picture = to_float(batch["frames"]).to(loop.device), to_float(batch["reference"]).to(loop.device)
         weight, poses = batch["weight"].float()[:, :, None].to(loop.device), batch["pose"].to(loop.device)
+        seen, seen_poses = to_float(batch["seen_frames"]).to(loop.device), batch["seen_pose"].to(loop.device)
         with loop.autocast():
-            y, warped, flow, z = codec(x, poses, picture, args.noise)
+            y, warped, flow, z = codec(seen, seen_poses, picture, args.noise, moved=poses)
             read = codec.read_pose(z)
-        pixel, warp = losses(y, warped, x, weight)
+        pixel, warp = losses(y, warped, x, weight, picture)
         pose_loss = (read - poses).square().mean()
         size = z.square().mean()
         known = batch["known"].to(loop.device)[:, :, None].float()
@@ -138,8 +151,11 @@ def main() -> None:
         x, picture = to_float(test["frames"]).to(loop.device), to_float(test["reference"]).to(loop.device)
         with loop.autocast():
             y = codec(x, test["pose"].to(loop.device), picture)[0].float()
+            seen = to_float(test["seen_frames"]).to(loop.device), test["seen_pose"].to(loop.device)
+            moved = codec(*seen, picture, moved=test["pose"].to(loop.device))[0].float()
         save_samples(y.cpu(), x.cpu(), args.out / "samples.png")
-        return {"psnr": psnr(y, x), "alpha_iou": alpha_iou(y, x)}
+        save_samples(moved.cpu(), x.cpu(), args.out / "displaced.png")
+        return {"psnr": psnr(y, x), "alpha_iou": alpha_iou(y, x), "psnr_displaced": psnr(moved, x)}
 
     loop.run(step, evaluate, evaluate_seconds=180)
 
