@@ -73,3 +73,18 @@ def test_movement_weighs_the_places_that_change(rng):
     weights = scenes.movement()
     assert weights.shape == (8, 8) and weights.mean() == pytest.approx(1, abs=1e-5)
     assert weights[row, column] == pytest.approx(64, rel=1e-4)
+
+
+def test_joined_streams_keep_their_chunks(rng):
+    parts = [small_streams(rng) for _ in range(3)]
+    together = Streams.joined(parts)
+    samplers = [StreamSampler(part, held_out=0) for part in (together, *parts)]
+    begin = 0
+    for part, sampler in zip(parts, samplers[1:]):
+        own, rows = part.chunks, together.chunks[begin: begin + len(part.chunks)]
+        assert (samplers[0].mel(rows, -CHUNK, 2 * CHUNK) == sampler.mel(own, -CHUNK, 2 * CHUNK)).all()
+        assert (samplers[0].features(rows) == sampler.features(own)).all()
+        begin += len(own)
+    assert begin == len(together.chunks) and (np.diff(together.chunks[:, 4]) >= 0).all()
+    assert (together.chunks[: len(parts[0].chunks)] == parts[0].chunks).all()
+    assert len(np.unique(together.chunks[:, 4])) == 180
