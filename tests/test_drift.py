@@ -153,7 +153,7 @@ def test_the_model_is_taken_back_to_the_reference_once_and_in_silence(tmp_path, 
     reading = [0.5]
     monkeypatch.setattr("streamchar_rt.finish.drift_between", lambda *looks: fake(reading[0])(*looks))
     with make_engine(tmp_path) as engine, engine.session("dot") as session:
-        anchors = lambda: session._producer.stream.state.anchors
+        anchors = lambda: session._live.stream.state.anchors
         session.say("Hello there my friend, hello there my friend.")
         for chunk in session.turn():
             assert anchors() == (chunk.mode is not Mode.SPEAKING)

@@ -1,0 +1,188 @@
+"""Chunks that several threads want at the same moment, generated together, as ``Engine.step`` does.
+
+Flat combining (Hendler et al. 2010): of the threads that wait, one gets the machine and takes the jobs of the others
+along; they only wait for their results. After a company its members come back within a few milliseconds, once their
+chunks are finished; so the next one waits for them a moment, until each has come or has said that it will not.
+
+``_gate`` guards the queue. It is the innermost lock: while it is held no other lock is taken and nothing is computed.
+"""
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .batch_step import MOST
+from .jobs import Job
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+_LINGER = 0.02  # seconds after a company in which the next one waits for its members
+
+
+class Maker(Protocol):
+    """What is asked of whoever wants a job done (``Producer``)."""
+
+    def start(self, job: Job) -> bool: ...
+    def stopper(self, job: Job, *, alone: bool) -> Callable[[], bool]: ...
+    def set_aside(self, job: Job, state: Any) -> None: ...
+    def is_void(self, job: Job) -> bool: ...
+
+
+class Request:
+    """One job that waits, or is being computed.
+
+    Args:
+        due: monotonic time at which its listener runs out of sound; the earliest goes first.
+    """
+
+    def __init__(self, maker: Maker, job: Job, due: float) -> None:
+        self.maker, self.job, self.due = maker, job, due
+        self.passed = 0  # companies that went before it though it waited
+        self.alone = False  # a company with it has failed
+        self.done = False
+        self.raw: Any = None
+        self.error: BaseException | None = None
+
+
+class Gathering:
+    """Where an engine's background sessions wait for the machine. Any thread may call."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._gate = threading.Condition(threading.Lock())
+        self._waiting: list[Request] = []  # in the order in which they came
+        self._expected: set[Maker] = set()  # members of the last company that may be back in a moment
+        self._until = 0.0  # when they are not waited for any longer
+        self._led = False  # whether one of the threads that wait is after the machine, or has it
+
+    def generate(self, request: Request) -> Any:
+        """The raw chunk of the job; None where it has become worthless. Raises what its own computation raises."""
+        with self._gate:
+            self._waiting.append(request)
+            self._expected.discard(request.maker)
+            self._gate.notify_all()
+            try:
+                while not request.done and not (request in self._waiting and request.maker.is_void(request.job)):
+                    if self._led or request not in self._waiting:
+                        self._gate.wait()
+                    else:
+                        self._lead(request)
+            finally:
+                if request in self._waiting:
+                    self._waiting.remove(request)
+        if request.error is not None:
+            raise request.error
+        return request.raw
+
+    def leave(self, maker: Maker) -> None:
+        """Wants nothing for now: nobody need wait for it."""
+        with self._gate:
+            if maker in self._expected:
+                self._expected.discard(maker)
+                self._gate.notify_all()
+
+    def look_again(self) -> None:
+        """A job may have become worthless: if it waits, its thread can go."""
+        with self._gate:
+            self._gate.notify_all()
+
+    # ------------------------------------------------------------ the thread that leads
+    def _lead(self, own: Request) -> None:
+        """One company, of which the caller's own job need not be. The gate is held, but not meanwhile."""
+        is_void = lambda: own.maker.is_void(own.job)
+        self._led = True
+        try:
+            self._gate.wait_for(lambda: not self._expected or is_void(), max(0.0, self._until - time.monotonic()))
+            if is_void():
+                return
+            self._expected.clear()
+            self._gate.release()
+            try:
+                with self._engine.computing():
+                    self._compute(self._choose())
+            finally:
+                self._gate.acquire()
+        finally:
+            self._led = False
+            self._gate.notify_all()
+
+    def _choose(self) -> list[Request]:
+        """Takes who goes together out of the queue: who was passed over, then who runs out first, and all like it."""
+        with self._gate:
+            order = sorted(self._waiting, key=lambda request: (-request.passed, request.due))
+            company = [request for request in order if self._fit(request, order[0])][:MOST]
+            for request in order:
+                request.passed += 1
+            self._waiting = [request for request in self._waiting if request not in company]
+            return company
+
+    @staticmethod
+    def _fit(request: Request, first: Request) -> bool:
+        if request is first:
+            return True
+        return not request.alone and not first.alone and request.job.steps == first.job.steps
+
+    def _compute(self, company: list[Request]) -> None:
+        active: list[Request] = []
+        states: list[Any] = []  # as they were before
+        try:
+            for request in company:
+                if request.maker.start(request.job):
+                    active.append(request)
+                else:
+                    self._settle(request)
+            states = [request.job.stream.state.clone() for request in active] if len(active) > 1 else []
+            for request, raw in zip(active, self._generate(active)):
+                request.raw = raw
+        except BaseException as error:  # its own thread's to raise
+            if states:  # whose fault it is will show
+                self._go_alone([(request, state) for request, state in zip(active, states) if not request.done])
+                return
+            for request in company:
+                request.error = error
+        with self._gate:
+            for request in company:
+                if not request.done and not request.error:
+                    self._expected.add(request.maker)
+                request.done = True
+            self._until = time.monotonic() + _LINGER
+
+    def _generate(self, active: list[Request]) -> list[Any]:
+        jobs = [request.job for request in active]
+        if len(active) == 1:
+            (job,) = jobs
+            stopper = active[0].maker.stopper(job, alone=True)
+            return [self._engine.generate(job.stream.state, job.style, job.steps, stopper)]
+        return self._engine.generate_together(
+            [job.stream.state for job in jobs], [job.style for job in jobs], jobs[0].steps,
+            [self._stopper(request) for request in active],
+        ) if active else []  # fmt: skip
+
+    def _stopper(self, request: Request) -> Callable[[], bool]:
+        """Lets the thread of a job that has become worthless go at once; nobody will look at its state again."""
+        stopped = request.maker.stopper(request.job, alone=False)
+
+        def should_stop() -> bool:
+            if not stopped():
+                return False
+            self._settle(request)
+            return True
+
+        return should_stop
+
+    def _settle(self, request: Request) -> None:
+        with self._gate:
+            if not request.done:
+                request.done = True
+                self._gate.notify_all()
+
+    def _go_alone(self, members: list[tuple[Request, Any]]) -> None:
+        """A company has failed: each of it is to be done again, by itself."""
+        for request, state in members:
+            request.maker.set_aside(request.job, state)
+            request.alone = True
+        with self._gate:
+            self._waiting = [request for request, _ in members] + self._waiting
