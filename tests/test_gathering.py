@@ -22,7 +22,7 @@ from tests.test_journal import content
 @pytest.fixture
 def engine(tmp_path, monkeypatch):
     """Members of a company are always waited for: who forgets to say that it leaves hangs."""
-    monkeypatch.setattr(gathering_module, "_LINGER", 600.0)
+    monkeypatch.setattr(gathering_module, "_LINGER", 1e6)
     before = threading.active_count()
     with make_engine(tmp_path, max_sessions=64, slots_per_session=3) as engine:
         yield engine
@@ -33,8 +33,10 @@ def engine(tmp_path, monkeypatch):
 def companies(engine, monkeypatch):
     """How many went together, each time."""
     found, together, alone = [], engine.generate_together, engine.generate
-    monkeypatch.setattr(engine, "generate_together", lambda states, *a: found.append(len(states)) or together(states, *a))
-    monkeypatch.setattr(engine, "generate", lambda *a: found.append(1) or alone(*a))
+    monkeypatch.setattr(
+        engine, "generate_together", lambda states, *rest: found.append(len(states)) or together(states, *rest)
+    )
+    monkeypatch.setattr(engine, "generate", lambda *rest: found.append(1) or alone(*rest))
     return found
 
 
@@ -43,11 +45,11 @@ def background(engine, count, **options):
 
 
 def gather(engine, sessions, texts):
-    """Gives all sessions their text while the machine is held, so that they wait for it together."""
+    """Gives all sessions their text while the machine is held, so that they wait for it together, in this order."""
     with engine.computing():
-        for session, text in zip(sessions, texts):
+        for count, (session, text) in enumerate(zip(sessions, texts), 1):
             session.say(text)
-        until(lambda: len(engine.gathering._waiting) == len(sessions))
+            until(lambda: len(engine.gathering._waiting) == count)
 
 
 def alone(engine, count, texts):
@@ -175,7 +177,7 @@ def test_an_error_reaches_its_own_session_only(engine, monkeypatch, bad):
         else:
             assert [content(chunk) for chunk in session.turn()] == truth[i]
     monkeypatch.undo()
-    monkeypatch.setattr(gathering_module, "_LINGER", 600.0)
+    monkeypatch.setattr(gathering_module, "_LINGER", 1e6)
     with contextlib.suppress(MemoryError):
         sessions[bad].step()  # of a try that had begun
     assert [content(chunk)[0] for chunk in sessions[bad].turn()]

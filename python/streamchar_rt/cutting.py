@@ -48,5 +48,7 @@ def _cut_pts(live: Live, heard: int | None) -> int:
     if heard is None:
         return max(live.playback.pts, oldest) if live.playback.reported else live.handed
     if isinstance(heard, bool) or not isinstance(heard, (int, np.integer)) or not oldest <= heard <= live.handed:
-        raise ConfigError(f"heard_pts={heard!r} cannot be cut at", hint=f"a sample number from {oldest} to {live.handed}")
+        raise ConfigError(
+            f"heard_pts={heard!r} cannot be cut at", hint=f"a sample number from {oldest} to {live.handed}"
+        )
     return int(heard)

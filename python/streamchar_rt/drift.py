@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 #: Distance that a chunk must pass for a ``drift`` event, and the one it must fall below before there is another. Half
-#: as much again as the highest of true performances (0.03), and half of the lowest of other characters (0.08).
+#: as much again as the highest of true performances (0.031), and half of the lowest of other characters (0.082).
 BOUND, SETTLED = 0.045, 0.038
 SMALLEST = 32  # px: the side of a picture that can be looked at
 
@@ -56,7 +56,7 @@ class Drift:
 
     Attributes:
         distance: both together: the root of ``colour`` squared plus ``structure / 10`` squared. Performances of the
-            same character have 0.01 to 0.03, of another one 0.08 and more.
+            same character have 0.014 to 0.031, of another one 0.08 and more.
         colour: mean distance in OKLab of the colours that the character has; 0.02 is just noticeable.
         structure: mean absolute logarithm of the ratio of local contrast; 0.7 is half or twice the contrast.
     """
@@ -86,7 +86,7 @@ def look_at(pictures: npt.NDArray[np.uint8]) -> Look:
     """
     fits = pictures.ndim == 4 and pictures.shape[3] == 4 and min(pictures.shape[1:3]) >= SMALLEST
     if not fits or pictures.dtype != np.uint8:
-        raise ValueError(f"pictures must be uint8 (T, 32 or more, 32 or more, 4), not {pictures.dtype} {pictures.shape}")
+        raise ValueError(f"pictures are uint8 (T, 32 or more, 32 or more, 4), not {pictures.dtype} {pictures.shape}")
     if not len(pictures):
         raise ValueError("there is no picture to look at")
     planes = _sampled(np.ascontiguousarray(pictures[-1]))

@@ -19,7 +19,7 @@ from .jobs import Job
 if TYPE_CHECKING:
     from .engine import Engine
 
-_LINGER = 0.02  # seconds after a company in which the next one waits for its members
+_LINGER = 0.1  # of the time that a company took: so long the next one waits for its members
 
 
 class Maker(Protocol):
@@ -128,6 +128,7 @@ class Gathering:
     def _compute(self, company: list[Request]) -> None:
         active: list[Request] = []
         states: list[Any] = []  # as they were before
+        begin = time.monotonic()
         try:
             for request in company:
                 if request.maker.start(request.job):
@@ -148,7 +149,8 @@ class Gathering:
                 if not request.done and not request.error:
                     self._expected.add(request.maker)
                 request.done = True
-            self._until = time.monotonic() + _LINGER
+            now = time.monotonic()
+            self._until = now + (now - begin) * _LINGER
 
     def _generate(self, active: list[Request]) -> list[Any]:
         jobs = [request.job for request in active]
