@@ -200,8 +200,8 @@ def test_pause_close_and_silence_keep_nobody_waiting(engine):
 class Machine:
     """In place of an engine: notes the companies, by the jobs' numbers."""
 
-    def __init__(self):
-        self.lock, self.companies = threading.Lock(), []
+    def __init__(self, chunk_seconds=1.0):
+        self.lock, self.companies, self.info = threading.Lock(), [], SimpleNamespace(chunk_seconds=chunk_seconds)
 
     @contextlib.contextmanager
     def computing(self):
@@ -237,13 +237,13 @@ class Maker:
         return lambda: False
 
 
-def run(makers, dues):
-    """The companies in which jobs of these due times go that all wait when the machine gets free."""
-    machine = Machine()
+def run(makers, ahead, chunk_seconds=1.0):
+    """The companies in which jobs go that all wait when the machine gets free; ``ahead``: seconds of each."""
+    machine = Machine(chunk_seconds)
     gathering, results = Gathering(machine), {}
 
     def ask(i):
-        results[i] = gathering.generate(Request(makers[i], makers[i].job, dues[i]))
+        results[i] = gathering.generate(Request(makers[i], makers[i].job, ahead[i], False))
         gathering.leave(makers[i])
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(makers))]
@@ -259,21 +259,28 @@ def run(makers, dues):
 
 def test_who_runs_out_first_goes_first(rng):
     count = MOST + int(rng.integers(1, MOST + 1))
-    dues = rng.random(count).tolist()
-    first, second = run([Maker(i) for i in range(count)], dues)
-    order = sorted(range(count), key=dues.__getitem__)
+    ahead = rng.random(count).tolist()
+    first, second = run([Maker(i) for i in range(count)], ahead)
+    order = sorted(range(count), key=ahead.__getitem__)
     assert first == order[:MOST] and second == order[MOST:]
+
+
+def test_who_has_much_ahead_does_not_make_others_late():
+    ahead = [5.0, 0.1, 3.0, 0.3]
+    assert run([Maker(i) for i in range(4)], ahead, chunk_seconds=0.5) == [[1, 3], [2], [0]]
+    request = Request(Maker(0), Maker(0).job, 3.0, True)
+    assert request.ahead(request._since + 2.0) == 1.0, "what is played gets less"
 
 
 def test_jobs_of_other_steps_go_by_themselves_and_are_not_passed_over_twice(rng):
     count = 2 * MOST
     steps = rng.choice([1, 2, 4], count).tolist()
-    dues = rng.random(count).tolist()
-    companies = run([Maker(i, steps[i]) for i in range(count)], dues)
+    ahead = rng.random(count).tolist()
+    companies = run([Maker(i, steps[i]) for i in range(count)], ahead)
     assert sorted(i for company in companies for i in company) == list(range(count))
     for company in companies:
         assert len({steps[i] for i in company}) == 1 and len(company) <= MOST
-    assert companies[0][0] == min(range(count), key=dues.__getitem__)
+    assert companies[0][0] == min(range(count), key=ahead.__getitem__)
     assert len(companies) <= 5  # every number of steps once, and one more for each full company
 
 
@@ -283,5 +290,5 @@ def test_a_closed_machine_fails_all_who_wait():
     gathering = Gathering(machine)
     for number in range(3):
         with pytest.raises(RuntimeError, match="closed"):
-            gathering.generate(Request(Maker(number), Maker(number).job, 0.0))
+            gathering.generate(Request(Maker(number), Maker(number).job, 0.0, False))
     assert not gathering._waiting and not gathering._led

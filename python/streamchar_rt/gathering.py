@@ -35,16 +35,21 @@ class Request:
     """One job that waits, or is being computed.
 
     Args:
-        due: monotonic time at which its listener runs out of sound; the earliest goes first.
+        ahead: seconds of sound that its listener still has; the fewest go first.
+        plays: whether they get fewer while it waits.
     """
 
-    def __init__(self, maker: Maker, job: Job, due: float) -> None:
-        self.maker, self.job, self.due = maker, job, due
+    def __init__(self, maker: Maker, job: Job, ahead: float, plays: bool) -> None:
+        self.maker, self.job = maker, job
+        self._ahead, self._since = ahead, time.monotonic() if plays else None
         self.passed = 0  # companies that went before it though it waited
         self.alone = False  # a company with it has failed
         self.done = False
         self.raw: Any = None
         self.error: BaseException | None = None
+
+    def ahead(self, now: float) -> float:
+        return self._ahead if self._since is None else self._ahead - (now - self._since)
 
 
 class Gathering:
@@ -110,20 +115,25 @@ class Gathering:
             self._gate.notify_all()
 
     def _choose(self) -> list[Request]:
-        """Takes who goes together out of the queue: who was passed over, then who runs out first, and all like it."""
+        """Takes who goes together out of the queue: who was passed over or else runs out first, and those like it.
+
+        Who has a chunk more of sound than the first one waits, and does not make it late. Nobody who comes later
+        goes before who has waited.
+        """
         with self._gate:
-            order = sorted(self._waiting, key=lambda request: (-request.passed, request.due))
-            company = [request for request in order if self._fit(request, order[0])][:MOST]
+            now = time.monotonic()
+            order = sorted(self._waiting, key=lambda request: (-request.passed, request.ahead(now)))
+            company = order[:1]
+            for request in order[1:]:
+                first = company[0]
+                fits = not first.alone and not request.alone and request.job.steps == first.job.steps
+                if fits and request.ahead(now) - first.ahead(now) <= self._engine.info.chunk_seconds:
+                    company.append(request)
+            company = company[:MOST]
             for request in order:
                 request.passed += 1
             self._waiting = [request for request in self._waiting if request not in company]
             return company
-
-    @staticmethod
-    def _fit(request: Request, first: Request) -> bool:
-        if request is first:
-            return True
-        return not request.alone and not first.alone and request.job.steps == first.job.steps
 
     def _compute(self, company: list[Request]) -> None:
         active: list[Request] = []

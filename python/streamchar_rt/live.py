@@ -95,12 +95,11 @@ class Live:
         """Seconds generated ahead of reported playback."""
         return (self.clock - self.playback.pts) / self.info.sample_rate
 
-    def runs_out(self, now: float) -> float:
-        """When the listener has heard all that was made, on a monotonic clock; where that stands still, as if he
-        began now to hear what nobody has taken."""
+    def ahead(self, now: float) -> float:
+        """Seconds of sound that the listener has not heard; while playback stands still, what nobody has taken."""
         if self.playback.running:
-            return self.playback.due(self.clock)
-        return now + (self.clock - self.handed) / self.info.sample_rate
+            return self.playback.due(self.clock) - now
+        return (self.clock - self.handed) / self.info.sample_rate
 
     def unspoken(self) -> list[TurnText]:
         """What was pushed and does not begin in chunks that were handed out, by turn."""

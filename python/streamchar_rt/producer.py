@@ -120,8 +120,8 @@ class Producer:
             return self.held(job)
         if self._live.background:
             with self._live.changed:
-                due = self._live.runs_out(time.monotonic())
-            return self._engine.gathering.generate(Request(self, job, due))
+                ahead, plays = self._live.ahead(time.monotonic()), self._live.playback.running
+            return self._engine.gathering.generate(Request(self, job, ahead, plays))
         with self._engine.computing():
             if not self.start(job):
                 return None
