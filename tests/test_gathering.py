@@ -155,6 +155,17 @@ def test_who_waits_can_be_closed_while_the_machine_is_taken(engine):
     assert led.step().index == 0
 
 
+def test_closing_never_waits_for_the_queue(engine):
+    """The garbage collector may close a forgotten session anywhere, also in a thread that has the queue locked."""
+    (session,) = background(engine, 1)
+    session.say("hello there")
+    with engine.gathering._gate:
+        closer = threading.Thread(target=session._live.close, daemon=True)
+        closer.start()
+        closer.join(30)
+        assert not closer.is_alive()
+
+
 @pytest.mark.parametrize("bad", [0, 1, 2])
 def test_an_error_reaches_its_own_session_only(engine, monkeypatch, bad):
     texts = ["hello there my friend.", "one two five dollars.", "the cat sat."]

@@ -4,7 +4,9 @@ Flat combining (Hendler et al. 2010): of the threads that wait, one gets the mac
 along; they only wait for their results. After a company its members come back within a few milliseconds, once their
 chunks are finished; so the next one waits for them a moment, until each has come or has said that it will not.
 
-``_gate`` guards the queue. It is the innermost lock: while it is held no other lock is taken and nothing is computed.
+``_gate`` guards the queue; while it is held nothing is computed. Nobody who holds a session's lock waits for it, since
+a forgotten session that the garbage collector closes may take its own lock anywhere, here too. So who looks whether a
+job has become worthless, or a member has left, does so by the clock.
 """
 from __future__ import annotations
 
@@ -19,6 +21,8 @@ from .jobs import Job
 if TYPE_CHECKING:
     from .engine import Engine
 
+_LOOK = 0.05  # seconds after which a thread that waits looks whether its job has become worthless
+_GLANCE = 0.002  # and one that waits for members, whether they have left
 _LINGER = 0.1  # of the time that a company took: so long the next one waits for its members
 
 
@@ -72,7 +76,7 @@ class Gathering:
             try:
                 while not request.done and not (request in self._waiting and request.maker.is_void(request.job)):
                     if self._led or request not in self._waiting:
-                        self._gate.wait()
+                        self._gate.wait(_LOOK)
                     else:
                         self._lead(request)
             finally:
@@ -83,25 +87,17 @@ class Gathering:
         return request.raw
 
     def leave(self, maker: Maker) -> None:
-        """Wants nothing for now: nobody need wait for it."""
-        with self._gate:
-            if maker in self._expected:
-                self._expected.discard(maker)
-                self._gate.notify_all()
-
-    def look_again(self) -> None:
-        """A job may have become worthless: if it waits, its thread can go."""
-        with self._gate:
-            self._gate.notify_all()
+        """Wants nothing for now: nobody need wait for it. Takes no lock."""
+        self._expected.discard(maker)
 
     # ------------------------------------------------------------ the thread that leads
     def _lead(self, own: Request) -> None:
         """One company, of which the caller's own job need not be. The gate is held, but not meanwhile."""
-        is_void = lambda: own.maker.is_void(own.job)
         self._led = True
         try:
-            self._gate.wait_for(lambda: not self._expected or is_void(), max(0.0, self._until - time.monotonic()))
-            if is_void():
+            while self._expected and not own.maker.is_void(own.job) and time.monotonic() < self._until:
+                self._gate.wait(_GLANCE)
+            if own.maker.is_void(own.job):
                 return
             self._expected.clear()
             self._gate.release()

@@ -57,7 +57,7 @@ class Live:
         self.turnaround = Turnaround()
         self._cut_log: deque[tuple[int, int]] = deque(maxlen=64)  # (index, pts) of the first chunk after each cut
         self._settlers = 0  # who wait for no chunk to be under way
-        self._stirred, self._gathering = engine.stirred, engine.gathering
+        self._stirred = engine.stirred
         self._reach = config.max_lead  # seconds that an interrupt may go back where no playback is reported
         self._marks = 2 + math.ceil(config.max_lead / self.info.chunk_seconds)  # boundaries with the model's state
         if self.background:
@@ -172,7 +172,7 @@ class Live:
         if self.journal is not None:
             self.journal.end(None)
             self.journal.call("recall", pts=pts)
-        self._void_job()
+        self.epoch += 1
         self.stream = stream
         while self.ring and self.ring[-1].chunk.pts >= pts:
             self.ring.pop()
@@ -192,12 +192,8 @@ class Live:
         self._replace(stream, pts)
         self._cut_log.append((self.index, pts))
 
-    def _void_job(self) -> None:
-        self.epoch += 1
-        self._gathering.look_again()
-
     def _replace(self, stream: Stream, clock: int) -> None:
-        self._void_job()
+        self.epoch += 1
         self.cuts += 1
         stream.discontinuity = self.handed_index > 0
         self.stream = stream
@@ -242,7 +238,7 @@ class Live:
         """Stops everything. Returns whether it was open. Takes the lock."""
         with self.changed:
             was_open, self.closed = not self.closed, True
-            self._void_job()
+            self.epoch += 1
             if self.job is None:
                 self._release()
             self.changed.notify_all()
