@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -60,7 +61,7 @@ class Gathering:
     """Where an engine's background sessions wait for the machine. Any thread may call."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine = weakref.proxy(engine)  # whoever asks for a chunk keeps it
         self._gate = threading.Condition(threading.Lock())
         self._waiting: list[Request] = []  # in the order in which they came
         self._expected: set[Maker] = set()  # members of the last company that may be back in a moment
@@ -149,7 +150,7 @@ class Gathering:
                 self._go_alone([(request, state) for request, state in zip(active, states) if not request.done])
                 return
             for request in company:
-                request.error = error
+                request.error = None if request.done else error
         with self._gate:
             for request in company:
                 if not request.done and not request.error:
