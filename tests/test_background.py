@@ -42,8 +42,8 @@ def until(condition, seconds=30):
 
 def settle(session):
     """Waits until the worker has stopped by itself: nothing more may be made."""
-    producer, worker = session._producer, session._worker
-    until(lambda: producer._job is None and not worker._may_begin())
+    live, worker = session._live, session._worker
+    until(lambda: live.job is None and not worker._may_begin())
     return session.stats()["seconds_generated"] * RATE
 
 
@@ -75,7 +75,7 @@ def test_no_chunk_is_begun_further_ahead_of_playback_than_max_lead(engine, max_l
         session.step()
         at_first = settle(session)  # what was made before the first report is not taken back
         for played in range(0, 9 * CHUNK, 3777):
-            played = min(played, int(session._producer.handed))
+            played = min(played, int(session._live.handed))
             session.report_playback(played)
             generated = settle(session)
             while session.step(timeout=0) is not None:
@@ -320,12 +320,12 @@ def test_closing_ends_a_step_and_the_worker_at_once(engine, monkeypatch):
         assert inside.wait(30)
         closer = threading.Thread(target=session.close)
         closer.start()
-        until(lambda: session._producer.closed)
+        until(lambda: session._live.closed)
         go_on.set()
         closer.join(30)
         consumer.join(30)
         assert len(failures) == 1 and taken == [0]
-        assert session._producer.stream.state is None and list(session) == []
+        assert session._live.stream.state is None and list(session) == []
 
 
 def test_a_forgotten_session_ends_its_worker(engine):
@@ -421,7 +421,7 @@ def test_underruns_are_told_once_each_and_counted(engine, monkeypatch):
         settle(session)
         while session.step(timeout=0) is not None:
             pass
-        handed = session._producer.handed
+        handed = session._live.handed
         go_on.clear()
         session.report_playback(handed - 160)  # ten milliseconds are left
         time.sleep(0.05)

@@ -152,14 +152,14 @@ def test_who_interrupts_does_not_wait_for_sessions_with_other_steps(engine, monk
     first, second = engine.session("dot", steps=1), engine.session("dot", steps=2)
     first.say("hello there my friend")
     second.say("one two five dollars")
-    other, epoch = threading.Thread(target=first.interrupt), first._producer.epoch
+    other, epoch = threading.Thread(target=first.interrupt), first._live.epoch
 
     returned = []
 
     def cut(step):
         if other.ident is None:  # in the first company
             other.start()
-            while first._producer.epoch == epoch:
+            while first._live.epoch == epoch:
                 time.sleep(0.001)
         else:
             other.join(30)

@@ -337,4 +337,4 @@ def test_emotions_are_those_of_the_boundary(engine):
         session.step()
         session.interrupt(CHUNK)
         session.step()
-        assert [style.emotion for style in session._producer.stream.state.styles] == [1, 1]
+        assert [style.emotion for style in session._live.stream.state.styles] == [1, 1]

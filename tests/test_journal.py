@@ -58,12 +58,12 @@ def act(session, rng, handed):
     elif kind == 8:
         handed[0] = session.interrupt().cut_pts
     elif kind == 9:
-        handed[0] = max(handed[0], session._producer.handed - int(rng.integers(0, CHUNK)))
+        handed[0] = max(handed[0], session._live.handed - int(rng.integers(0, CHUNK)))
         session.interrupt(handed[0])
     else:
         call = rng.choice(["flush", "end_turn", "listen", "rest", "reset", "cue"])
         getattr(session, call)(*(["sad"] if call == "cue" else []))
-        handed[0] = session._producer.handed if call == "reset" else handed[0]
+        handed[0] = session._live.handed if call == "reset" else handed[0]
 
 
 @pytest.mark.parametrize("idle", ["generate", "stop", "hold"])
@@ -171,6 +171,6 @@ def test_writers_readers_and_interrupts_at_once(engine, rng, made):
                 session.step(timeout=0.005)
             assert failures == []
             settle(session)
-            until(lambda: session._producer._job is None)
+            until(lambda: session._live.job is None)
         with engine.session("dot", **options) as again:
             assert [content(chunk) for chunk in replay(again, entries)] == made

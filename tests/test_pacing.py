@@ -159,7 +159,7 @@ def test_a_chunk_that_waits_to_be_played_is_dropped_by_an_interrupt(engine):
         settle(session)
         waiting = threading.Thread(target=lambda: got.append(next(stream)))  # for 0.64 seconds
         waiting.start()
-        while session._producer.handed < 2 * CHUNK:
+        while session._live.handed < 2 * CHUNK:
             pass
         receipt = session.interrupt()
         assert receipt.cut_pts == 0  # playback was reported with the first chunk only
@@ -181,7 +181,7 @@ class SlowSteps:
     def __init__(self, monkeypatch, seconds):
         self.now, self.seconds = 50.0, seconds
         clock = SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
-        for module in ("producer", "finish"):
+        for module in ("producer", "outlet", "finish"):
             monkeypatch.setattr(f"streamchar_rt.{module}.time", clock)
         monkeypatch.setattr(stand_in, "denoise_step", self.step)
         original = stand_in.pipeline.generate_chunk

@@ -211,7 +211,7 @@ def test_cues_come_back_with_their_time_and_show(session):
     assert cues["wave"]["pts"] == words["good"].begin_pts
     assert cues["sad"]["strength"] == 0.2
     assert [d["name"] for name, d in events if name == "warning"] == ["wave"]
-    styles = [style.emotion for style in session._producer.stream.state.styles]
+    styles = [style.emotion for style in session._live.stream.state.styles]
     assert styles[0] == 0 and 1 in styles and styles[-1] == 0
 
 
@@ -220,7 +220,7 @@ def test_cue_calls(session):
     session.cue("happy", duration=1.0)
     session.cue("marker")
     chunks = [session.step() for _ in range(3)]
-    assert [style.emotion for style in session._producer.stream.state.styles] == [1, 1, 0]
+    assert [style.emotion for style in session._live.stream.state.styles] == [1, 1, 0]
     assert [d["pts"] for name, d in events if name == "cue"] == [chunks[0].pts] * 2
     session.push_text("one two ")
     session.cue("later")

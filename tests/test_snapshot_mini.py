@@ -22,11 +22,11 @@ def test_the_shipped_model_goes_on_byte_for_byte(kernels, rng):
             truth = content(perform(session, after))
             assert all(np.isfinite(chunk.audio).all() for chunk in perform(session, [("step", 1)]))
             # What the session holds, boundaries to go back to included, is what was stated.
-            assert session._producer.stream.state.cache.nbytes <= engine.session_bytes
+            assert session._live.stream.state.cache.nbytes <= engine.session_bytes
         with engine.session(name, seed=1, steps=2) as other:
             snapshot = Snapshot.from_bytes(data)
             other.restore(snapshot)
-            state, fresh = other._producer.stream.state, engine.new_state(other._character, 0)
+            state, fresh = other._live.stream.state, engine.new_state(other._character, 0)
             assert set(vars(state)) == set(vars(fresh))
             for attribute, value in vars(fresh).items():
                 if attribute != "previous_latent":

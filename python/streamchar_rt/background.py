@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from .errors import SessionClosedError
 from .jobs import Event, Ready
+from .live import Live
+from .outlet import Outlet
 from .producer import Producer
 
 _JOIN_SECONDS = 1.0  # that closing waits for a worker which a text stream keeps waiting
@@ -24,8 +26,8 @@ class Worker:
     raises, the consumer gets when the chunks before it are taken; then the worker tries again.
     """
 
-    def __init__(self, producer: Producer, slots: int) -> None:
-        self._producer = producer
+    def __init__(self, live: Live, producer: Producer, outlet: Outlet, slots: int) -> None:
+        self._live, self._producer, self._outlet = live, producer, outlet
         self._slots = slots
         self._error: BaseException | None = None
         self._idle_since: int | None = None  # count of inputs with which there was nothing to do
@@ -43,46 +45,46 @@ class Worker:
             timeout: seconds to wait; None: until there is a chunk, or the session is closed.
             waited: whether this consumer has been waiting for the chunk before this call.
         """
-        producer, events = self._producer, []
+        live, events = self._live, []
         until = None if timeout is None else time.monotonic() + timeout
-        with producer.changed:
+        with live.changed:
             while True:
-                producer.check_open()
-                if producer.ring and not producer.paused:
+                live.check_open()
+                if live.ring and not live.paused:
                     if waited:
                         self._note_underrun(events)
-                    ready = producer.ring.popleft()
-                    producer.hand_out(ready)
-                    producer.changed.notify_all()
+                    ready = live.ring.popleft()
+                    self._outlet.hand_out(ready)
+                    live.changed.notify_all()
                     return ready, events
-                if self._error is not None and not producer.paused:
+                if self._error is not None and not live.paused:
                     error, self._error = self._error, None
-                    producer.changed.notify_all()
+                    live.changed.notify_all()
                     raise error
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:
                     self._note_underrun(events)
                     return None, events
-                producer.changed.wait(left)
+                live.changed.wait(left)
                 waited = True
 
     def _note_underrun(self, events: list[Event]) -> None:
-        late = self._producer.starves()
+        late = self._outlet.starves()
         if late is not None:
-            self._producer.counters.underruns += 1
-            events.append(("underrun", {"pts": self._producer.handed, "late_ms": late * 1e3}))
+            self._live.counters.underruns += 1
+            events.append(("underrun", {"pts": self._live.handed, "late_ms": late * 1e3}))
 
     def on_chunk(self, waker: Callable[[], None]) -> Callable[[], None]:
         """Calls ``waker``, in any thread, when there may be something to take. Returns what ends this."""
-        with self._producer.changed:
+        with self._live.changed:
             self._wakers.add(waker)
         return lambda: self._wakers.discard(waker)
 
     def wake(self) -> None:
         """Tells those who wait without a thread of their own to look."""
-        with self._producer.changed:
+        with self._live.changed:
             wakers = list(self._wakers)
-            self._producer.changed.notify_all()
+            self._live.changed.notify_all()
         for waker in wakers:
             waker()
 
@@ -94,56 +96,63 @@ class Worker:
 
     # ------------------------------------------------------------ the worker's thread
     def _work(self) -> None:
-        producer = self._producer
+        try:
+            self._make_chunks()
+        finally:
+            self._producer.leave()
+
+    def _make_chunks(self) -> None:
+        live = self._live
         while self._await_work():
-            inputs = producer.inputs
+            inputs = live.inputs
             try:
-                ready = producer.produce(hand_out=False)
+                ready = self._producer.produce(hand_out=False)
             except SessionClosedError:
                 return
             except BaseException as error:  # the consumer's to handle
-                with producer.changed:
-                    if producer.closed:
+                with live.changed:
+                    if live.closed:
                         return
                     self._error = error
             else:
-                with producer.changed:
-                    self._idle_since = None if ready is not None or producer.paused else inputs
+                with live.changed:
+                    self._idle_since = None if ready is not None or live.paused else inputs
                     if self._idle_since is not None:
-                        producer.playback.halt()
+                        live.playback.halt()
             self.wake()
 
     def _await_work(self) -> bool:
         """Waits until a chunk may be begun; False when the producer is closed."""
-        producer = self._producer
-        with producer.changed:
-            while not producer.closed:
+        live = self._live
+        with live.changed:
+            while not live.closed:
                 if self._may_begin():
                     return True
+                self._producer.leave()
                 timeout = None
-                if self._idle_since == producer.inputs and self._tries < _PATIENT_TRIES and producer.unspoken():
-                    timeout = producer.info.chunk_seconds
-                if not producer.changed.wait(timeout) and self._idle_since == producer.inputs:
+                if self._idle_since == live.inputs and self._tries < _PATIENT_TRIES and live.unspoken():
+                    timeout = live.info.chunk_seconds
+                if not live.changed.wait(timeout) and self._idle_since == live.inputs:
                     self._tries += 1
                     self._idle_since = None
             return False
 
     def _may_begin(self) -> bool:
-        producer = self._producer
-        if producer.paused or self._error is not None or len(producer.ring) >= self._slots:
+        live = self._live
+        if live.paused or self._error is not None or len(live.ring) >= self._slots:
             return False
         if self._idle_since is not None:
-            if self._idle_since == producer.inputs:
+            if self._idle_since == live.inputs:
                 return False
             self._tries = 0
-        return not producer.playback.reported or producer.lead <= 0 or producer.lead < producer.config.max_lead
+        return not live.playback.reported or live.lead <= 0 or live.lead < live.config.max_lead
 
 
 def stop_all(timeout: float = 5.0) -> None:
     """Ends every worker: at the interpreter's end none may be inside a computation."""
     workers = list(_workers)
     for worker in workers:
-        worker._producer.close()
+        worker._live.close()
     for worker in workers:
         worker.join(timeout)
 

@@ -78,12 +78,7 @@ def _generate(engine: Engine, company: list[_Member], steps: int) -> list[Any]:
         active = [member for member in active if member.job.generates]
         made = engine.generate_together(
             [member.job.stream.state for member in active], [member.job.style for member in active], steps,
-            [_stopper(member, alone=len(active) == 1) for member in active],
+            [member.producer.stopper(member.job, alone=len(active) == 1) for member in active],
         ) if active else []  # fmt: skip
         raws.update((id(member), raw) for member, raw in zip(active, made))
     return [raws.get(id(member)) for member in company]
-
-
-def _stopper(member: _Member, alone: bool) -> Callable[[], bool]:
-    producer, job = member.producer, member.job
-    return (lambda: producer.is_void(job)) if alone else producer.stopper(job)

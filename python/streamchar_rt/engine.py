@@ -20,6 +20,7 @@ from .character import Character, is_character_file, read_character_file
 from .chunk import Chunk, StageTimings
 from .config import EngineConfig, SessionConfig, StreamInfo, check_number, with_overrides
 from .errors import BundleError, ConfigError, DeviceMemoryError, StateError, UnsupportedError
+from .gathering import Gathering
 from .threads import compute_threads, import_torch
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Engine:
         self._coming = 0  # sessions that are being made
         self._counter = itertools.count()
         self._order: weakref.WeakKeyDictionary[Session, int] = weakref.WeakKeyDictionary()  # of their last chunks
+        self.gathering = Gathering(self)  # of the sessions that have threads of their own
         self.stirred = threading.Event()  # set whenever a session may have something to do
         self._characters: dict[tuple[str, str], Character] = {}
         self._closed = False

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .pipeline import RawChunk
     from .jobs import Event, Job
-    from .producer import Producer
+    from .live import Live
     from .stream import Stream
 
 _STAGES = ("orchestrator", "context", "denoise", "audio_decode", "video_decode")
@@ -26,9 +26,9 @@ _HALF_FRAMES = 2  # a video frame; the pointer's resolution
 _STUCK_CHUNKS = 4  # chunks without progress after which an event says so
 
 
-def finish_chunk(producer: Producer, job: Job, raw: RawChunk) -> tuple[Chunk, list[Event]]:
+def finish_chunk(live: Live, job: Job, raw: RawChunk) -> tuple[Chunk, list[Event]]:
     """The chunk, and what happens in it. Moves the stream's clock on."""
-    stream, info, offset = job.stream, producer.info, producer.offset
+    stream, info, offset = job.stream, live.info, live.offset
     before = stream.timeline.place
     plan = stream.timeline.advance(stream.pts, raw.places, stream.speech.unit_at)
     arrival = stream.speech.arrived(stream.pts, before, stream.timeline.place, plan.reached)
@@ -41,26 +41,26 @@ def finish_chunk(producer: Producer, job: Job, raw: RawChunk) -> tuple[Chunk, li
         lead = len(stream.timeline.carry) * info.chunk_samples // (info.chunk_frames * _HALF_FRAMES)
         audio = stream.fade.begin(audio, lead, info.sample_rate)
     stream.last_frame = raw.video[-1]
-    drift = drift_between(look_at(raw.video), producer.character.look)
+    drift = drift_between(look_at(raw.video), live.character.look)
     if _starts_to_drift(stream, drift):
-        events.append(("drift", {**dataclasses.asdict(drift), "bound": BOUND, "pts": producer.clock}))
+        events.append(("drift", {**dataclasses.asdict(drift), "bound": BOUND, "pts": live.clock}))
     if stream.drifting and not stream.anchored and job.mode is not Mode.SPEAKING:  # where a jump is least seen
         stream.state.reanchor()
     stream.anchored = stream.drifting and (stream.anchored or job.mode is not Mode.SPEAKING)
     shift = _shifter(offset)
     chunk = Chunk(
         turn_id=arrival.turn_id,
-        index=producer.index,
-        pts=producer.clock,
+        index=live.index,
+        pts=live.clock,
         duration=info.chunk_seconds,
         audio=audio,
-        video=convert(raw.video, producer.config.pixel_format),
+        video=convert(raw.video, live.config.pixel_format),
         words=tuple(map(shift, plan.words)),
         visemes=tuple(map(shift, plan.visemes)),
         mode=job.mode,
         end_of_turn=arrival.ended is not None,
         discontinuity=stream.discontinuity,
-        timings=_timings(producer, raw.timings, job),
+        timings=_timings(live, raw.timings, job),
         drift=drift,
     )
     stream.pts += info.chunk_samples
@@ -88,15 +88,22 @@ def held_chunk(engine: Engine, character: Character, stream: Stream) -> RawChunk
     )
 
 
-def _timings(producer: Producer, stages: Mapping[str, float], job: Job) -> StageTimings:
+def _timings(live: Live, stages: Mapping[str, float], job: Job) -> StageTimings:
     total_ms = (time.perf_counter() - job.begin) * 1e3
     return StageTimings(
         *(stages.get(name, 0.0) for name in _STAGES),
         total_ms=total_ms,
-        real_time_factor=total_ms / 1e3 / producer.info.chunk_seconds,
+        real_time_factor=total_ms / 1e3 / live.info.chunk_seconds,
         denoise_steps=job.steps if stages else 0,
-        deadline_slack_ms=producer.slack_ms(total_ms),
+        deadline_slack_ms=_slack_ms(live, total_ms),
     )
+
+
+def _slack_ms(live: Live, total_ms: float) -> float:
+    """Time left until the chunk under way is played; where nothing is known of playback, of its own length."""
+    if live.playback.running:
+        return (live.playback.due(live.clock) - time.monotonic()) * 1e3
+    return live.info.chunk_seconds * 1e3 - total_ms
 
 
 def _stalled_seconds(stream: Stream, moved: bool, chunk_seconds: float) -> float:

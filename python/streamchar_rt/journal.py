@@ -103,7 +103,7 @@ def replay(session: Session, entries: Iterable[Entry]) -> Iterator[Chunk]:
         elif name in _CALLS:
             getattr(session, name)(**arguments)
         elif name == "session":
-            session._producer.lift_limits(arguments.get("marks"))
+            session._live.lift_limits(arguments.get("marks"))
         elif name != "drawn":
             raise ConfigError(f"{name!r} cannot be replayed", hint="record a session without restore()")
 

@@ -28,6 +28,7 @@ class PlaybackClock:
         self.pts = 0  # the last report
         self.reported = False
         self._zero: float | None = None  # the time at which pts 0 would have been played; None: stands still
+        self._told = False  # that there is nothing to play
 
     @property
     def running(self) -> bool:
@@ -49,16 +50,25 @@ class PlaybackClock:
     def cut(self, pts: int) -> None:
         """All from ``pts`` on is void."""
         self.pts = min(self.pts, pts)
+        self._told = False
         self.halt()
 
     def handed(self, pts: int, now: float) -> float:
         """A chunk that begins at ``pts`` is handed out. Returns by how many seconds it comes too late."""
+        self._told = False
         if not self.reported:
             return 0.0
         late = 0.0 if self._zero is None else max(0.0, now - self.due(pts))
         if self._zero is None or late:
             self._zero = now - pts / self._rate
         return late
+
+    def starves(self, end: int, now: float) -> float | None:
+        """Seconds for which playback has stood at ``end``, where it has no more to play; told once."""
+        if self._told or self._zero is None or now <= self.due(end):
+            return None
+        self._told = True
+        return now - self.due(end)
 
     def due(self, pts: int) -> float:
         """When ``pts`` is played; only while running."""

@@ -14,9 +14,13 @@ from .background import Worker
 from .character import Character
 from .chunk import Chunk, Interruption
 from .config import Mode, SessionConfig, StreamInfo, check_number
+from .cutting import interrupt
 from .errors import ConfigError, SessionClosedError, StateError, UnsupportedError
 from .events import Callback, Events
+from .inputs import Inputs
 from .jobs import Event, Origin, Ready
+from .live import Live
+from .outlet import Outlet
 from .producer import Producer
 from .snapshot import Snapshot
 from .speech import CueCall
@@ -52,17 +56,20 @@ class Session:
         self._character = character
         self._events = Events()
         self._consumer = threading.Lock()
-        self._producer = Producer(engine, character, config, origin)
+        self._live = Live(engine, character, config, origin)
+        self._inputs = Inputs(self._live)
+        self._outlet = Outlet(self._live)
+        self._producer = Producer(engine, self._live, self._outlet)
         self._worker = None
         if config.threading == "background":
-            self._worker = Worker(self._producer, engine.config.slots_per_session)
-        self._finalizer = weakref.finalize(self, Producer.close, self._producer)  # the worker holds no session
+            self._worker = Worker(self._live, self._producer, self._outlet, engine.config.slots_per_session)
+        self._finalizer = weakref.finalize(self, Live.close, self._live)  # the worker holds no session
 
     # ------------------------------------------------------------ input
     @property
     def mode(self) -> Mode:
         """Speaking while text waits or is being spoken, else what ``listen()`` or ``rest()`` asked for."""
-        return self._producer.mode
+        return self._outlet.mode
 
     @property
     def pending_text(self) -> str:
@@ -70,8 +77,8 @@ class Session:
 
         Of a ``push_stream()`` that is being drawn, what was drawn.
         """
-        with self._producer.changed:
-            return "".join(turn.after for turn in self._producer.unspoken())
+        with self._live.changed:
+            return "".join(turn.after for turn in self._live.unspoken())
 
     def push_text(self, text: str) -> None:
         """Adds text to the open turn, or opens one. Words may be split between calls.
@@ -80,11 +87,9 @@ class Session:
             StateError: if more than ``max_pending_text`` characters would wait; nothing is added then.
         """
         if not isinstance(text, str):
-            self._producer.check_open()
+            self._live.check_open()
             raise ConfigError(f"text is {type(text).__name__}", hint="push a str")
-        with self._producer.input("push_text", text=text) as speech:
-            speech.push(text)
-            self._producer.text_comes()
+        self._inputs.push(text)
 
     def push_stream(self, pieces: Iterable[str]) -> int:
         """Pushes pieces as they come, without limit on their total length.
@@ -95,13 +100,13 @@ class Session:
         Returns:
             How many characters were taken by now.
         """
-        self._producer.check_open()
-        source, taken, cuts = _texts(pieces), 0, self._producer.cuts
+        self._live.check_open()
+        source, taken, cuts = _texts(pieces), 0, self._live.cuts
         for piece in source:
-            with self._producer.changed:
-                if self._producer.cuts != cuts:
+            with self._live.changed:
+                if self._live.cuts != cuts:
                     break
-                with self._producer.input() as speech:
+                with self._inputs.call() as speech:
                     fits = min(len(piece), speech.room)
                 if fits:
                     self.push_text(piece[:fits])
@@ -113,13 +118,12 @@ class Session:
 
     def _recall(self, pts: int) -> None:
         """Takes back what was made from ``pts`` on, as background threading does for text that comes."""
-        with self._producer.changed:
-            self._producer.recall(pts)
+        with self._live.changed:
+            self._live.recall(pts)
 
     def _hold(self, source: Iterator[str]) -> None:
         """A stream that is drawn as it is spoken."""
-        with self._producer.input() as speech:
-            speech.hold(self._producer.watch_stream(source))
+        self._inputs.hold(source)
 
     def cue(self, name: str, *, strength: float = 1.0, duration: float | None = None) -> None:
         """Places a cue where the text stands now; it takes effect when speech comes there.
@@ -131,40 +135,40 @@ class Session:
             strength: 0 to 1; the ``mini`` model shows an emotion from 0.5 on.
             duration: seconds until the emotion ends; None: until the next one.
         """
-        self._producer.check_open()
+        self._live.check_open()
         if not isinstance(name, str) or not name.strip():
             raise ConfigError(f"cue name {name!r} is empty", hint="for example " + ", ".join(self._engine.emotions()))
         strength = check_number("strength", strength, 0.0, 1.0)
         if duration is not None:
             duration = check_number("duration", duration, 0.0, 86_400.0)
-        with self._producer.input("cue", name=name, strength=strength, duration=duration) as speech:
+        with self._inputs.call("cue", name=name, strength=strength, duration=duration) as speech:
             speech.cue(CueCall(name.strip().lower(), strength, duration))
 
     def flush(self) -> None:
         """No more text is coming soon: speak what is there, an unfinished word included."""
-        with self._producer.input("flush") as speech:
+        with self._inputs.call("flush") as speech:
             speech.flush()
 
     def end_turn(self) -> int:
         """Ends the open turn and returns its id. Without text since the last turn, the turn is an empty one."""
-        with self._producer.input("end_turn") as speech:
+        with self._inputs.call("end_turn") as speech:
             return speech.end_turn()
 
     def say(self, text: str) -> int:
         """``push_text`` and ``end_turn``, with nothing of other threads between them."""
-        with self._producer.changed:
+        with self._live.changed:
             self.push_text(text)
             return self.end_turn()
 
     def listen(self) -> None:
         """While nothing is spoken: listen, with eyes on the speaker and small nods."""
-        with self._producer.input("listen"):
-            self._producer.rest = Mode.LISTENING
+        with self._inputs.call("listen"):
+            self._live.rest = Mode.LISTENING
 
     def rest(self) -> None:
         """While nothing is spoken: idle."""
-        with self._producer.input("rest"):
-            self._producer.rest = Mode.IDLE
+        with self._inputs.call("rest"):
+            self._live.rest = Mode.IDLE
 
     def interrupt(self, heard_pts: int | None = None) -> Interruption:
         """Cuts the character off, now. Callable from any thread, also while a chunk is being made.
@@ -188,7 +192,7 @@ class Session:
         Raises:
             ConfigError: for a time that was not handed out, or lies further back than ``max_lead`` reaches.
         """
-        receipt = self._producer.interrupt(heard_pts)
+        receipt = interrupt(self._live, heard_pts)
         details = {
             "turn_id": receipt.turn_id, "cut_pts": receipt.cut_pts, "spoken_text": receipt.spoken_text,
             "unspoken_text": receipt.unspoken_text, "dropped_chunks": receipt.dropped_chunks,
@@ -198,11 +202,11 @@ class Session:
 
     def pause(self) -> None:
         """Stops generating: ``step()`` gives no chunk until ``resume()``. The clock stands still meanwhile."""
-        self._producer.pause()
+        self._outlet.pause()
 
     def resume(self) -> None:
         """Goes on after ``pause()``."""
-        self._producer.resume()
+        self._outlet.resume()
         self._wake()
 
     def reset(self, *, seed: int | None = None) -> None:
@@ -212,11 +216,11 @@ class Session:
         as after the session's beginning.
         """
         seed = self.config.seed if seed is None else SessionConfig(seed=seed).seed
-        producer = self._producer
-        with producer.changed:
-            producer.check_open()
-            producer.replace_stream(producer.new_stream(seed, first_turn=producer.stream.speech.next_turn))
-            producer.journalled("reset", seed=seed, pts=producer.clock)
+        live = self._live
+        with live.changed:
+            live.check_open()
+            live.go_on_with(live.streams.new(seed, first_turn=live.stream.speech.next_turn))
+            live.journalled("reset", seed=seed, pts=live.clock)
 
     def report_playback(self, pts: int) -> None:
         """Says which sample is being played.
@@ -227,7 +231,7 @@ class Session:
         Raises:
             ConfigError: for a time that has not been handed out.
         """
-        self._producer.report_playback(pts)
+        self._outlet.report_playback(pts)
 
     # ------------------------------------------------------------ output
     def step(self, timeout: float | None = None) -> Chunk | None:
@@ -260,7 +264,7 @@ class Session:
     @contextlib.contextmanager
     def _consuming(self) -> Iterator[Callable[[Ready | None, list[Event]], Chunk | None]]:
         """Keeps other consumers out; events go out at the end, with no lock held: a callback may call anything."""
-        self._producer.check_open()
+        self._live.check_open()
         if not self._consumer.acquire(blocking=False):
             raise StateError("another consumer is taking a chunk", hint="one session has one consumer")
         told: list[Event] = []
@@ -285,8 +289,8 @@ class Session:
         An open turn goes on until ``end_turn()``, with picture and silence while it has no text. An interrupt
         ends the turn.
         """
-        cuts = self._producer.cuts
-        while self._producer.has_turn and self._producer.cuts == cuts:
+        cuts = self._live.cuts
+        while self._outlet.has_turn and self._live.cuts == cuts:
             chunk = self._next()
             if chunk is None:
                 return
@@ -343,14 +347,15 @@ class Session:
 
     def is_valid(self, chunk: Chunk) -> bool:
         """Whether a chunk that was handed out is to be played: False if an interrupt has cut all of it away."""
-        return self._producer.is_valid(chunk)
+        with self._live.changed:
+            return self._live.is_valid(chunk)
 
     def wait_while_valid(self, chunk: Chunk, seconds: float) -> bool:
         """Waits; no longer than the chunk is valid and the session open. Returns whether the time has passed so."""
-        producer = self._producer
-        with producer.changed:
-            return not producer.changed.wait_for(
-                lambda: producer.closed or not producer.is_valid(chunk), check_number("seconds", seconds, 0.0, 1e6)
+        live = self._live
+        with live.changed:
+            return not live.changed.wait_for(
+                lambda: live.closed or not live.is_valid(chunk), check_number("seconds", seconds, 0.0, 1e6)
             )
 
     # ------------------------------------------------------------ state
@@ -362,14 +367,14 @@ class Session:
         Raises:
             StateError: while a long ``push_stream()`` is being drawn.
         """
-        self._producer.check_open()
+        self._live.check_open()
         if memory != "host":
             raise UnsupportedError(f"memory={memory!r} needs a CUDA engine", hint='use memory="host"')
-        with self._producer.settled() as stream:
+        with self._live.settled() as stream:
             stream = stream.clone()
         self._make_ready(stream)
         return Snapshot(
-            stream, self._engine.session_bytes, self._engine, self._character, self.config, self._producer.rest
+            stream, self._engine.session_bytes, self._engine, self._character, self.config, self._live.rest
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -380,27 +385,27 @@ class Session:
         Raises:
             SnapshotError: where it is of another model, character or version.
         """
-        producer = self._producer
-        producer.check_open()
+        live = self._live
+        live.check_open()
         if not isinstance(snapshot, Snapshot):
             raise ConfigError(f"{type(snapshot).__name__} is not a snapshot", hint="take one with snapshot()")
         with self._engine.computing():
             stream = snapshot.open(
-                self._engine, self._character, lambda: producer.new_stream(self.config.seed, first_turn=1)
+                self._engine, self._character, lambda: live.streams.new(self.config.seed, first_turn=1)
             )
-        with producer.changed:
-            producer.check_open()
-            stream.speech.adopt(producer.warn, producer.stream.speech.next_turn)
-            producer.replace_stream(stream)
-            producer.rest = snapshot.mode
-            producer.journalled("restore")
+        with live.changed:
+            live.check_open()
+            live.adopt(stream, live.stream.speech.next_turn)
+            live.go_on_with(stream)
+            live.rest = snapshot.mode
+            live.journalled("restore")
 
     def fork(self, *, seed: int | None = None) -> Session:
         """A second session that goes on from here on its own, with the same clock."""
         seed = None if seed is None else SessionConfig(seed=seed).seed
         engine, character, config = self._engine, self._character, dataclasses.replace(self.config, record=None)
-        with self._producer.settled() as stream:
-            origin = self._producer.origin(stream.clone())
+        with self._live.settled() as stream:
+            origin = self._live.origin(stream.clone())
         self._make_ready(origin.stream)
         if seed is not None:
             origin.stream.state.seed = seed
@@ -419,11 +424,11 @@ class Session:
         the call, or the first text after it, until the first chunk that speaks is handed out. ``reduced_chunks``
         had fewer denoising steps than configured.
         """
-        return self._producer.summary()
+        return self._outlet.summary()
 
     def on_event(self, callback: Callback) -> Callable[[], None]:
         """Calls ``callback(name, details)`` on every event; returns the function that ends this."""
-        self._producer.check_open()
+        self._live.check_open()
         return self._events.subscribe(callback)
 
     def close(self) -> None:
@@ -431,7 +436,7 @@ class Session:
 
         Calling it twice is harmless. Who waits for a chunk gets a ``SessionClosedError``; iterators end.
         """
-        if self._producer.close():
+        if self._live.close():
             self._engine.forget(self)
             self._wake()
             if self._worker is not None:
@@ -450,8 +455,8 @@ class Session:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._producer.closed else self.mode.value
-        return f"<Session {self._character.name!r} {state} chunks={self._producer.index}>"
+        state = "closed" if self._live.closed else self.mode.value
+        return f"<Session {self._character.name!r} {state} chunks={self._live.index}>"
 
 
 def _texts(pieces: Iterable[str]) -> Iterator[str]:

@@ -8,6 +8,27 @@ _STAGES = ("orchestrator_ms", "context_ms", "denoise_ms", "audio_decode_ms", "vi
 LATENCIES = ("stop", "quiet", "turnaround")
 
 
+class Turnaround:
+    """Measures from an interrupt, or the first text after it, to the first chunk that speaks. Times in seconds."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._has_text = False
+
+    def begin(self, now: float) -> None:
+        """An interrupt."""
+        self._since, self._has_text = now, False
+
+    def text_comes(self, now: float) -> None:
+        if self._since is not None and not self._has_text:
+            self._since, self._has_text = now, True
+
+    def spoken(self, now: float) -> float | None:
+        """A chunk that speaks is handed out: how long it took, if it is the first one."""
+        since, self._since = self._since, None
+        return None if since is None else now - since
+
+
 class Counters:
     """What has happened since the session began."""
 

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from .chunk import Viseme, Word
-from .orchestrator.units import UNIT_NAMES, is_phone
+from .orchestrator.units import NUM_UNITS, UNIT_NAMES, is_phone
 from .orchestrator.visemes import PHONE_TO_VISEME
 
 _SILENCE = PHONE_TO_VISEME["pau"]
@@ -91,7 +93,7 @@ class Timeline:
             places: the unit's place for every half-frame of the chunk's plan.
             unit_at: what stands at a place.
         """
-        window = [*self.carry, *map(int, places)]
+        window = [*self.carry, *np.asarray(places).tolist()]
         count = len(places)  # half-frames of the chunk; what follows is known but sounds later
         runs = _runs(window)
         self._learn_phone_length(runs, len(window), unit_at)
@@ -117,7 +119,7 @@ class Timeline:
             if run.begin >= count or word is None or word is self._word:
                 continue
             self._word = word
-            last = max(j for j in range(i, len(runs)) if unit_at(runs[j].place).word is word)
+            last = next(j for j in range(len(runs) - 1, i - 1, -1) if unit_at(runs[j].place).word is word)
             unit, end = unit_at(runs[last].place), float(runs[last].end)
             missing = word.units - 1 - unit.number
             if runs[last].end == known:  # its last phone may still go on
@@ -127,7 +129,7 @@ class Timeline:
         return words
 
     def _visemes(self, pts: int, places: list[int], unit_at: Callable[[int], SpokenUnit]) -> list[Viseme]:
-        shapes = [viseme_of(unit_at(place).unit) for place in places]
+        shapes = [_VISEMES[unit_at(place).unit] for place in places]
         return [
             Viseme(run.place, 1.0, pts + run.begin * self.step, pts + run.end * self.step) for run in _runs(shapes)
         ]
@@ -147,9 +149,13 @@ def viseme_of(unit: int) -> int:
 def _runs(values: Sequence[int]) -> list[_Run]:
     """Runs of equal values: (value, begin, end)."""
     runs: list[_Run] = []
-    begin = 0
-    for i in range(1, len(values) + 1):
-        if i == len(values) or values[i] != values[begin]:
-            runs.append(_Run(values[begin], begin, i))
-            begin = i
+    begin, current = 0, values[0]
+    for i, value in enumerate(values):
+        if value != current:
+            runs.append(_Run(current, begin, i))
+            begin, current = i, value
+    runs.append(_Run(current, begin, len(values)))
     return runs
+
+
+_VISEMES = tuple(map(viseme_of, range(NUM_UNITS)))
