@@ -23,6 +23,7 @@ class OrchestratorConfig:
     width: int = 192
     layers: int = 3
     heads: int = 3
+    kv_heads: int = 0            # of the language model; 0: as many as heads
     feed_forward: int = 512
     head_layers: int = 2
     head_feed_forward: int = 384
@@ -93,7 +94,7 @@ class Orchestrator(nn.Module):
         self.history = nn.Linear(2 * config.mel_bins, d)
         self.llm = Qwen3Model(Qwen3Config(
             vocab_size=1, hidden_size=d, intermediate_size=config.feed_forward, num_hidden_layers=config.layers,
-            num_attention_heads=config.heads, num_key_value_heads=config.heads, head_dim=d // config.heads,
+            num_attention_heads=config.heads, num_key_value_heads=config.kv_heads or config.heads, head_dim=d // config.heads,
             max_position_embeddings=1 + config.window + config.history_tokens, use_cache=False))
         slots = config.slots + config.lookahead
         self.noisy = nn.Linear(config.mel_bins, d)
