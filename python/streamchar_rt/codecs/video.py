@@ -236,6 +236,18 @@ class VideoDecoder(nn.Module):
                                  padding_mode="zeros", align_corners=False)
 
 
+def to_straight(frames: torch.Tensor) -> torch.Tensor:
+    """Premultiplied [0, 1] (F, 4, H, W) to uint8 (F, H, W, 4) with straight alpha."""
+    frames = frames.float()
+    alpha = frames[:, 3:].clamp(0.0, 1.0)
+    # Where next to nothing covers a pixel its colour is arbitrary but finite.
+    colour = (frames[:, :3] / alpha.clamp(min=1 / 255)).clamp(0.0, 1.0)
+    out = torch.empty(len(frames), *frames.shape[2:], 4, dtype=torch.uint8, device=frames.device)
+    out[..., :3] = (colour * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
+    out[..., 3] = (alpha[:, 0] * 255 + 0.5).to(torch.uint8)
+    return out
+
+
 @functools.cache
 def _pixel_steps(width: int, height: int, device: torch.device) -> torch.Tensor:
     """A pixel in the units of ``grid_sample``, (x, y). Kept: making it on a GPU makes the host wait."""
