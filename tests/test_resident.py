@@ -13,7 +13,7 @@ from streamchar_rt.denoiser.dit import Style as StyleTensors
 from streamchar_rt.denoiser.layout import Layout
 from streamchar_rt.denoiser.resident import SEGMENTS, ResidentDenoiser
 from streamchar_rt.graphs import Graphs
-from streamchar_rt.models import build_nets
+from streamchar_rt.nets import NARROW, build_nets
 from streamchar_rt.orchestrator.alignment import elapsed_in, monotonic_path, monotonic_path_on_device
 from streamchar_rt.orchestrator.units import FIRST_PHONE, NUM_UNITS
 from streamchar_rt.pipeline import Models, StreamState, Style, encode_character, generate_chunk
@@ -209,7 +209,7 @@ def test_full_is_of_the_paper_s_scale():
         assert config.layout.latents == 9 and config.layout.unseen == 3
         assert config.layout.video_tokens == 9 * height * width // 1024
         plan = allocation.memory_plan(manifest, Placement("cpu"), sessions=2)
-        count = {name: size // (2 if name in allocation.NARROW else 4) for name, size in plan.weights.items()}
+        count = {name: size // (2 if name in NARROW else 4) for name, size in plan.weights.items()}
         assert 4.5e9 < count["dit"] < 6e9 and 2.7e9 < count["orchestrator"] < 3.3e9
         sizes.append(plan)
         # Keys and values of 30 layers in bfloat16: the reference, the sink and the motion.

@@ -14,15 +14,14 @@ import torch
 from torch import nn
 
 from . import machine
-from .codecs.video import FRAMES, MotionCode, VideoCodecConfig
-from .codecs.vocoder import Vocoder
+from .codecs.video import FRAMES, VideoCodecConfig
 from .denoiser.dit import DiTConfig
 from .errors import DeviceMemoryError
-from .models import Models, build_nets, frame_rate
+from .models import Models, frame_rate
+from .nets import NARROW, build_nets, empty_nets
 from .ops import native_attention_serves
 from .resident import LATENTS_AT_ONCE, Placement
 
-NARROW = ("orchestrator", "dit", "reference_encoder", "video_decoder")    # nets in the placement's dtype
 _LIBRARIES = 1 << 30     # of a GPU: the driver's context, kernels' code and the libraries' own workspaces, about
 
 
@@ -105,14 +104,9 @@ def random_models(
     tell(f"{manifest['name']}, {placement.dtype} on {placement.device}\n{plan.table()}")
     device = torch.device(placement.device)
     plan.check(available_bytes(device) if available is None else available)
-    with torch.device("meta"):
-        nets = build_nets(manifest["model"])
+    nets = empty_nets(manifest["model"], device, placement.dtype)
     generator = torch.Generator(device).manual_seed(seed)
-    for name, net in nets.items():
-        if name in NARROW:
-            net.to(placement.dtype)
-        net.to_empty(device=device)
-        _restore_buffers(net, device)
+    for net in nets.values():
         _randomise(net, generator)
     channels = manifest["model"]["dit"]["latent_channels"]
     return Models(**nets, latent_mean=torch.zeros(channels), latent_std=torch.ones(channels), default_steps=manifest["steps"],
@@ -136,28 +130,6 @@ def _randomise(net: nn.Module, generator: torch.Generator) -> None:
             parameter.zero_()
         else:
             parameter.fill_(0.2 if name.endswith(".scale") else 1.0)
-
-
-def _restore_buffers(net: nn.Module, device: torch.device) -> None:
-    """Tables that are computed and not learned: nets without memory have lost them. Float32.
-
-    Raises:
-        RuntimeError: for a module whose tables nobody knows how to make.
-    """
-    for module in net.modules():
-        if not module._buffers:
-            continue
-        if isinstance(module, MotionCode):
-            fresh = MotionCode()
-        elif isinstance(module, Vocoder):
-            fresh = {"window": torch.hann_window(module.config.n_fft)}
-        elif hasattr(module, "inv_freq"):
-            fresh = type(module)(module.config)
-        else:
-            raise RuntimeError(f"{type(module).__name__} has tables {sorted(module._buffers)}")
-        fresh = fresh if isinstance(fresh, dict) else dict(fresh.named_buffers())
-        for name in module._buffers:
-            module._buffers[name] = fresh[name].to(device)
 
 
 def _bytes(dtype: torch.dtype) -> int:

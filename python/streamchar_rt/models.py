@@ -9,15 +9,16 @@ import numpy as np
 import torch
 
 from .batching import Batching
-from .codecs.video import MotionCode, ReferenceEncoder, VideoCodecConfig, VideoDecoder
-from .codecs.vocoder import Vocoder, VocoderConfig
+from .codecs.video import MotionCode, ReferenceEncoder, VideoDecoder
+from .codecs.vocoder import Vocoder
 from .denoiser.context import CachedDenoiser
-from .denoiser.dit import DiTConfig, JointDiT
+from .denoiser.dit import JointDiT
 from .denoiser.resident import ResidentDenoiser
 from .lanes import Lanes
+from .nets import build_nets, empty_nets
 from .ops import Storage
-from .orchestrator.condition import ConditionConfig, ConditionEncoder
-from .orchestrator.model import Orchestrator, OrchestratorConfig
+from .orchestrator.condition import ConditionEncoder
+from .orchestrator.model import Orchestrator
 from .resident import Placement, ResidentChain
 
 
@@ -51,7 +52,7 @@ class Models:
     """All networks of a bundle, ready to run. Immutable; shared by sessions.
 
     ``placement``: every stage of a chunk on one device, see ``resident``; None: on the CPU, in lanes, the alignment on
-    the host. With a placement the nets are expected on its device already, or are moved there.
+    the host. With a placement the nets are there already, as ``nets.empty_nets`` makes them.
     """
 
     def __init__(self, *, orchestrator: Orchestrator, condition: ConditionEncoder, dit: JointDiT, vocoder: Vocoder,
@@ -60,13 +61,9 @@ class Models:
                  picture_dtype: torch.dtype = torch.float32, threads: int = 1, kernels: str = "auto",
                  storage: Storage | None = None, fps: Fraction | int = 25, placement: Placement | None = None):
         self.device = torch.device("cpu" if placement is None else placement.device)
-        if placement is not None:
-            picture_dtype = placement.dtype
-            orchestrator, dit = (_placed(net, self.device, placement.dtype) for net in (orchestrator, dit))
-            condition, vocoder = condition.to(self.device), vocoder.to(self.device)
         freeze = lambda m: m.eval().requires_grad_(False)
-        picture = lambda m: _placed(freeze(m), self.device, picture_dtype).to(memory_format=torch.channels_last)
-        self.picture_dtype, self.default_steps = picture_dtype, default_steps
+        picture = lambda m: freeze(m).to(memory_format=torch.channels_last, **({} if placement else {"dtype": picture_dtype}))
+        self.picture_dtype, self.default_steps = placement.dtype if placement else picture_dtype, default_steps
         self.orchestrator, self.condition, self.vocoder = freeze(orchestrator), freeze(condition), freeze(vocoder)
         if placement is None:
             self.denoiser, self.chain = CachedDenoiser(freeze(dit), kernels, storage), None
@@ -92,9 +89,10 @@ class Models:
         denoiser's weights as "bf16" or "int8"; its blocks can then only be run through it. None of them with a
         ``placement``.
         """
-        config, nets = manifest["model"], build_nets(manifest["model"])
+        config = manifest["model"]
+        nets = build_nets(config) if placement is None else empty_nets(config, placement.device, placement.dtype)
         for name, net in nets.items():
-            own = {k[len(name) + 1:]: v.float() for k, v in tensors.items() if k.startswith(name + ".")}
+            own = {k[len(name) + 1:]: v if placement else v.float() for k, v in tensors.items() if k.startswith(name + ".")}
             net.load_state_dict(own)
         return cls(**nets, latent_mean=tensors["latent.mean"], latent_std=tensors["latent.std"],
                    default_steps=int(config.get("steps", 4)), picture_dtype=picture_dtype, threads=threads,
@@ -110,28 +108,8 @@ class Models:
         return drawn
 
 
-def build_nets(config: Mapping) -> dict[str, torch.nn.Module]:
-    """The nets of a manifest's ``model``, newly initialised, by the beginnings of their tensors' names."""
-    tuples = lambda values: {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    codec = VideoCodecConfig(**tuples(config["video_codec"]))
-    return {"orchestrator": Orchestrator(OrchestratorConfig(**config["orchestrator"])),
-            "condition": ConditionEncoder(ConditionConfig(**config["condition"])),
-            "dit": JointDiT(DiTConfig.from_dict(config["dit"])), "vocoder": Vocoder(VocoderConfig(**config["vocoder"])),
-            "reference_encoder": ReferenceEncoder(codec), "video_decoder": VideoDecoder(codec)}
-
-
 def frame_rate(manifest: Mapping) -> Fraction:
     return Fraction(*manifest["stream"]["fps"])
-
-
-def _placed(net: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    """The net there, its weights in ``dtype``; buffers stay float32 where they are the tables of positions."""
-    tables = {name: b for name, b in net.named_buffers() if name.endswith("inv_freq")}
-    net = net.to(device=device, dtype=dtype)
-    for name, table in tables.items():
-        owner, _, leaf = name.rpartition(".")
-        setattr(net.get_submodule(owner), leaf, table.to(device))
-    return net
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,10 @@ class ResidentChain:
         None where the run is to stop, which is asked before every denoising step but known ``_AHEAD`` steps late at
         most; the state is as it was then.
         """
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            return self._run(run, steps)
+
+    def _run(self, run: "_Run", steps: int) -> dict[str, float] | None:
         models, state, plan = self.models, run.state, run.plan
         clock = _StageClock(self.device, self.placement.nvtx)
         put = partial(to_device, device=self.device)
@@ -107,7 +111,6 @@ class ResidentChain:
             return None
         run.last_latent, run.rows = last.clone(), kept
         run.samples, run.frames, path, elapsed, half_frames, confidence = (x.numpy() for x in host)
-        run.samples, run.frames = run.samples.copy(), run.frames.copy()
         plan.path, plan.elapsed, plan.half_frames, plan.confidence = path, elapsed, half_frames, float(confidence)
         return times_ms
 
