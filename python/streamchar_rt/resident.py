@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +73,12 @@ class ResidentChain:
         dtype = self.placement.dtype
         with clock.stage("orchestrator"):
             rows = put(plan.rows)
-            style = Style(*(put(x.numpy()) for x in vars(run.style).values()))
+            style = Style(*(put(np.array([index])) for index in astuple(plan.style)))
             states = States(*self.graphs.run("language", self._read, rows, state.history.to(dtype), style.voice))
         run.draw_noise()                                          # while the language model runs
         with clock.stage("context"):
             live = models.denoiser.stage(state.cache)
-        video, audio = put(run.video.numpy()), put(run.audio.numpy())
+        video, audio = put(run.video), put(run.audio)
         scalars = put(np.array([state.elapsed + 1]))
         fixed = (rows, put(plan.blocked), put(plan.minimum), scalars, put(state.past), *vars(style).values(),
                  *vars(states).values())
@@ -165,9 +165,9 @@ class ResidentChain:
         return torch.cat(pieces)[models.denoiser.layout.unseen:], drawn[-1]
 
 
-def to_device(values: np.ndarray, device: torch.device) -> Tensor:
+def to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """A copy on the device, for which a GPU's host does not wait."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    tensor = torch.as_tensor(values).contiguous()
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device, copy=True)
