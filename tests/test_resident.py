@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamchar_rt import ConfigError, DeviceMemoryError, UnsupportedError, allocation, scales
+from streamchar_rt import ConfigError, DeviceMemoryError, UnsupportedError, allocation, resident, scales
 from streamchar_rt.bundle import MANIFEST, SHIPPED, open_bundle
 from streamchar_rt.denoiser.context import MOTION, CachedDenoiser
 from streamchar_rt.denoiser.dit import DiTConfig, JointDiT
@@ -86,12 +86,12 @@ def test_a_resident_step_equals_the_cached_one(seeded, layout, kernels):
     """Segment by segment as they come to life, for two streams that take turns on the stage."""
     dit = small_dit(layout)
     config = dit.config
-    resident, cached = ResidentDenoiser(dit, kernels), CachedDenoiser(dit, "reference")
+    own_way, cached = ResidentDenoiser(dit, kernels), CachedDenoiser(dit, "reference")
     chunk = lambda: (torch.randn(1, layout.video_tokens, config.video_features),
                      torch.randn(1, layout.audio_tokens, config.audio_features))
     style = StyleTensors(torch.tensor([1]), torch.tensor([2]), torch.tensor([0]))
     c_v, c_a = torch.randn(1, layout.latents, config.width), torch.randn(1, layout.audio_tokens, config.width)
-    contexts = [(resident.new_cache(), cached.new_cache()) for _ in range(2)]
+    contexts = [(own_way.new_cache(), cached.new_cache()) for _ in range(2)]
     fork = None
     with torch.inference_mode():
         for segments in ((), *((segment,) for segment in SEGMENTS), (MOTION,)):
@@ -99,16 +99,16 @@ def test_a_resident_step_equals_the_cached_one(seeded, layout, kernels):
                 for segment in segments:
                     if segment == SEGMENTS[0]:
                         features = torch.randn(1, 6, 2 * layout.grid, 2 * layout.columns)
-                        resident.write_reference(own, features)
+                        own_way.write_reference(own, features)
                         cached.write_reference(truth, features)
                     else:
                         done = chunk()
-                        own.put(segment, *resident.chunk_rows(*done))
+                        own.put(segment, *own_way.chunk_rows(*done))
                         cached.write_chunks(segment, [truth], *([x] for x in done))
             for own, truth in contexts:
                 now = chunk()
                 (wanted,) = cached.velocities([truth], *([x] for x in (*now, style, c_v, c_a)), 0.4)
-                got = resident.velocity(resident.stage(own), *now, style, c_v, c_a, torch.tensor([0.4]))
+                got = own_way.velocity(own_way.stage(own), *now, style, c_v, c_a, torch.tensor([0.4]))
                 for a, b in zip(got, wanted):
                     assert a.dtype is torch.float32 and (a - b).norm() <= 2e-5 * b.norm()
             own = contexts[0][0]
@@ -258,6 +258,48 @@ def test_a_narrow_model_runs_the_same_chain(rng):
     assert models.denoiser.dit.video_in.weight.dtype is models.picture_dtype is torch.bfloat16
     chunk = generate_chunk(models, stream(models, rng, seed=2), Style(0, 0, 2), steps=2)
     assert chunk.video.shape == (33, 32, 64, 4) and np.isfinite(chunk.audio).all() and chunk.audio.any()
+
+
+class Recorded(Graphs):
+    """Graphs as they would be on a GPU: fixed inputs and outputs, which every replay overwrites."""
+
+    def __init__(self, device):
+        super().__init__(device)
+        self.enabled = True
+
+    def _record(self, function, own):
+        outputs = [x.clone() for x in function(*own)]
+
+        def replay():
+            for output, now in zip(outputs, function(*own), strict=True):
+                output.copy_(now)
+
+        for output in outputs:        # what a capture alone gives is not what a replay will
+            output.fill_(0)
+        return replay, own, outputs
+
+
+def test_nothing_of_a_chunk_stays_in_a_graph_s_memory(tiny, rng, monkeypatch):
+    """Two streams in turns, one of them stopped on the way: the same bytes as by plain calls."""
+    streams = [stream(tiny, rng, seed) for seed in (1, 2)]
+    copies = [each.clone() for each in streams]
+    step = lambda state, **options: generate_chunk(tiny, state, Style(1, 0, 2), steps=2, **options)
+    plain = [step(state) for _ in range(2) for state in streams]
+    graphs = Recorded(torch.device("cpu"))
+    monkeypatch.setattr(tiny.chain, "graphs", graphs)
+    monkeypatch.setattr(resident, "_to_host", torch.clone)             # from a GPU it is a copy
+    asked, replayed = [], []
+    for _ in range(2):
+        for state in copies:
+            replayed.append(step(state))
+            assert step(state.clone(), should_stop=lambda: asked.append(1) or len(asked) % 3 == 0) is None
+    for a, b in zip(plain, replayed):
+        assert (a.audio == b.audio).all() and (a.video == b.video).all() and (a.places == b.places).all()
+    for a, b in zip(streams, copies):
+        assert torch.equal(a.history, b.history) and torch.equal(a.previous_latent, b.previous_latent)
+        assert all(torch.equal(a.cache.get(s).keys, b.cache.get(s).keys) for s in SEGMENTS)
+    # language, context, a step with and without sink and motion, pictures with and without ones before
+    assert len(graphs) == 6
 
 
 def test_graphs_are_plain_calls_on_a_cpu():

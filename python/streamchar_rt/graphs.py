@@ -20,7 +20,7 @@ _WARM_UPS = 2       # what libraries and caches set up on first use cannot be ca
 
 @dataclass(frozen=True)
 class _Captured:
-    graph: Any
+    replay: Callable[[], Any]
     inputs: tuple[Tensor, ...]
     outputs: Any
 
@@ -50,11 +50,14 @@ class Graphs:
         captured = self._captured[key]
         for own, given in zip(captured.inputs, inputs, strict=True):
             own.copy_(given, non_blocking=True)
-        captured.graph.replay()
+        captured.replay()
         return captured.outputs
 
     def _capture(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> _Captured:
         own = tuple(x.clone(memory_format=torch.preserve_format) for x in inputs)
+        return _Captured(*self._record(function, own))
+
+    def _record(self, function: Callable[..., Any], own: tuple[Tensor, ...]) -> tuple[Callable, tuple[Tensor, ...], Any]:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -66,4 +69,4 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             outputs = function(*own)
-        return _Captured(graph, own, outputs)
+        return graph.replay, own, outputs
