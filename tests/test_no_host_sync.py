@@ -20,7 +20,7 @@ GPU = torch.device("cuda:0")
 
 
 class PlainOps(TorchFunctionMode):
-    """Methods of tensors that a torch which was built without CUDA refuses to what says it is on a GPU, as plain ops."""
+    """What a torch that was built without CUDA refuses to tensors that say they are on a GPU, as plain ops."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, aten = kwargs or {}, torch.ops.aten
@@ -32,8 +32,8 @@ class PlainOps(TorchFunctionMode):
             return None
         if function is torch.conv1d:
             x, weight, bias, stride, padding, dilation, groups = args
-            flat = torch.conv2d(x.unsqueeze(2), weight.unsqueeze(2), bias, (1, *stride), (0, *padding), (1, *dilation), groups)
-            return flat.squeeze(2)
+            flat = x.unsqueeze(2), weight.unsqueeze(2)
+            return torch.conv2d(*flat, bias, (1, *stride), (0, *padding), (1, *dilation), groups).squeeze(2)
         if function is torch.nn.functional.grid_sample:
             x, grid = args
             assert x.device == grid.device
@@ -139,7 +139,8 @@ def test_a_chunk_asks_the_device_for_nothing(pretended):
     with mode, PlainOps():
         for index in range(2):
             chunk = generate_chunk(models, state, Style(1, 2, 2), steps=1)
-            assert isinstance(chunk, RawChunk) and chunk.video.shape == (33, 32, 64, 4) and state.chunk_index == index + 1
+            assert isinstance(chunk, RawChunk) and chunk.video.shape == (33, 32, 64, 4)
+            assert state.chunk_index == index + 1
             kept = (state.history, state.audio_rest, state.previous_latent, state.cache.get("motion").keys)
             assert all(x.device == GPU for x in kept)
 

@@ -1,4 +1,4 @@
-"""Chunks that stay on one device, run on the CPU: against the way of the host, and at the scale of ``full``'s relative."""
+"""Chunks that stay on one device, run on the CPU: against the way of the host, and with ``full``'s small relative."""
 from __future__ import annotations
 
 import numpy as np
@@ -25,8 +25,8 @@ PLENTY = 2**40
 
 def phones(rng, count):
     """Units, stress and word starts, the last one an END."""
-    units = [(int(rng.integers(FIRST_PHONE, NUM_UNITS)), int(rng.integers(0, 3)), bool(i % 4 == 0)) for i in range(count)]
-    return [*units, (1, 0, False)]
+    draw = lambda low, high: int(rng.integers(low, high))
+    return [*((draw(FIRST_PHONE, NUM_UNITS), draw(0, 3), i % 4 == 0) for i in range(count)), (1, 0, False)]
 
 
 def stream(models, rng, seed, count=40):
@@ -67,7 +67,8 @@ def test_paths_of_a_batch_do_not_mix(rng):
 def small_dit(layout: Layout, depth: int = 2) -> JointDiT:
     heads = 2
     net = JointDiT(DiTConfig(width=heads * layout.head_dim, heads=heads, depth=depth, feed_forward=96,
-                             audio_feed_forward=64, latent_channels=4, reference_channels=6, mel_bins=10, layout=layout))
+                             audio_feed_forward=64, latent_channels=4, reference_channels=6, mel_bins=10,
+                             layout=layout))
     for p in net.parameters():
         if not p.abs().any():
             torch.nn.init.normal_(p, std=0.05)
@@ -76,7 +77,8 @@ def small_dit(layout: Layout, depth: int = 2) -> JointDiT:
 
 LAYOUTS = {
     "square": Layout(frames=8, grid=4, audio_tokens=8),
-    "wide, 33 frames": Layout(frames=33, grid=2, grid_columns=3, audio_tokens=33, head_dim=128, time_pairs=22, space_pairs=21),
+    "wide, 33 frames": Layout(frames=33, grid=2, grid_columns=3, audio_tokens=33, head_dim=128, time_pairs=22,
+                              space_pairs=21),
 }
 
 
@@ -185,7 +187,7 @@ def test_other_seeds_voices_and_texts_give_other_chunks(tiny, rng):
 
 @pytest.mark.skipif(not (SHIPPED / "mini" / MANIFEST).is_file(), reason="the mini model is not in this tree")
 def test_mini_resident_is_mini_on_the_host():
-    """The same weights both ways, float32: the same units at the same half-frames, sound and pictures up to rounding."""
+    """The same weights both ways, float32: the same units at the same times, sound and pictures up to rounding."""
     bundle = open_bundle("mini")
     tensors, made = bundle.tensors(), []
     for placement in (None, CPU):
@@ -253,7 +255,8 @@ def test_nets_without_memory_get_all_tables_and_weights_back(tiny):
 
 def test_a_narrow_model_runs_the_same_chain(rng):
     """bfloat16 as on a GPU: tables stay float32, a chunk is finite."""
-    models = allocation.random_models(scales.tiny(32, 64), Placement("cpu"), seed=1, available=PLENTY, tell=lambda text: None)
+    models = allocation.random_models(
+        scales.tiny(32, 64), Placement("cpu"), seed=1, available=PLENTY, tell=lambda text: None)
     assert models.orchestrator.llm.rotary_emb.inv_freq.dtype is torch.float32
     assert models.denoiser.dit.video_in.weight.dtype is models.picture_dtype is torch.bfloat16
     chunk = generate_chunk(models, stream(models, rng, seed=2), Style(0, 0, 2), steps=2)

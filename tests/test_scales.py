@@ -12,7 +12,8 @@ from streamchar_rt.bundle import LETTER_TO_SOUND, LEXICON, MANIFEST, SHIPPED, op
 from streamchar_rt.nets import build_nets
 from streamchar_rt.resident import Placement
 
-pytestmark = pytest.mark.skipif(not (SHIPPED / "mini" / MANIFEST).is_file(), reason="the mini model is not in this tree")
+HAS_MINI = (SHIPPED / "mini" / MANIFEST).is_file()
+pytestmark = pytest.mark.skipif(not HAS_MINI, reason="the mini model is not in this tree")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def folder(tmp_path_factory):
                for key, value in net.state_dict().items()}
     tensors |= {"latent.mean": torch.zeros(8), "latent.std": torch.ones(8)}
     characters = [{"name": "noise", "file": "characters/noise.png", "voice": manifest["voices"][1]}]
-    files = {name: mini.path(name) for name in (LEXICON, LETTER_TO_SOUND)} | {"characters/noise.png": path / "noise.png"}
+    files = {name: mini.path(name) for name in (LEXICON, LETTER_TO_SOUND)}
+    files["characters/noise.png"] = path / "noise.png"
     memory = {"session": 2**20, "workspace": 2**24}
     save_bundle(path / "bundle", {**manifest, "characters": characters, "memory": memory}, tensors, files)
     return path / "bundle"

@@ -109,8 +109,8 @@ def random_models(
     for net in nets.values():
         _randomise(net, generator)
     channels = manifest["model"]["dit"]["latent_channels"]
-    return Models(**nets, latent_mean=torch.zeros(channels), latent_std=torch.ones(channels), default_steps=manifest["steps"],
-                  kernels=kernels, fps=frame_rate(manifest), placement=placement)
+    return Models(**nets, latent_mean=torch.zeros(channels), latent_std=torch.ones(channels), kernels=kernels,
+                  default_steps=manifest["steps"], fps=frame_rate(manifest), placement=placement)
 
 
 def available_bytes(device: torch.device) -> int:

@@ -57,7 +57,10 @@ class Graphs:
         own = tuple(x.clone(memory_format=torch.preserve_format) for x in inputs)
         return _Captured(*self._record(function, own))
 
-    def _record(self, function: Callable[..., Any], own: tuple[Tensor, ...]) -> tuple[Callable, tuple[Tensor, ...], Any]:
+    def _record(
+        self, function: Callable[..., Any], own: tuple[Tensor, ...]
+    ) -> tuple[Callable[[], Any], tuple[Tensor, ...], Any]:
+        """What replays the function, its inputs and its outputs."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

@@ -40,7 +40,8 @@ class CharacterFeatures:
     features: tuple[torch.Tensor, ...]          # at 1/4, 1/8 and 1/16; the denoiser sees the last
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
-        return {"picture": self.picture.cpu(), **{f"features.{i}": f.float().cpu() for i, f in enumerate(self.features)}}
+        features = {f"features.{i}": feature.float().cpu() for i, feature in enumerate(self.features)}
+        return {"picture": self.picture.cpu(), **features}
 
     @classmethod
     def from_tensors(cls, models: "Models", tensors: Mapping[str, torch.Tensor]) -> "CharacterFeatures":
@@ -62,7 +63,8 @@ class Models:
                  storage: Storage | None = None, fps: Fraction | int = 25, placement: Placement | None = None):
         self.device = torch.device("cpu" if placement is None else placement.device)
         freeze = lambda m: m.eval().requires_grad_(False)
-        picture = lambda m: freeze(m).to(memory_format=torch.channels_last, **({} if placement else {"dtype": picture_dtype}))
+        dtype = {} if placement else {"dtype": picture_dtype}
+        picture = lambda m: freeze(m).to(memory_format=torch.channels_last, **dtype)
         self.picture_dtype, self.default_steps = placement.dtype if placement else picture_dtype, default_steps
         self.orchestrator, self.condition, self.vocoder = freeze(orchestrator), freeze(condition), freeze(vocoder)
         if placement is None:
@@ -92,15 +94,15 @@ class Models:
         config = manifest["model"]
         nets = build_nets(config) if placement is None else empty_nets(config, placement.device, placement.dtype)
         for name, net in nets.items():
-            own = {k[len(name) + 1:]: v if placement else v.float() for k, v in tensors.items() if k.startswith(name + ".")}
-            net.load_state_dict(own)
+            own = {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(name + ".")}
+            net.load_state_dict(own if placement else {k: v.float() for k, v in own.items()})
         return cls(**nets, latent_mean=tensors["latent.mean"], latent_std=tensors["latent.std"],
                    default_steps=int(config.get("steps", 4)), picture_dtype=picture_dtype, threads=threads,
                    kernels=kernels, storage=storage, fps=frame_rate(manifest), placement=placement)
 
     def drawn_latents(self, latents: torch.Tensor, previous: torch.Tensor | None) -> list[torch.Tensor]:
-        """The denoiser's latents (1, N, C, h, w) in the decoder's scale, (1, C, h, w) each, whose movement goes on where
-        that of the one before ended; ``previous``: the last one of the chunk before."""
+        """The denoiser's latents (1, N, C, h, w) in the decoder's scale, (1, C, h, w) each, whose movement goes on
+        where that of the one before ended; ``previous``: the last one of the chunk before."""
         drawn = list((latents[0] * self.latent_std[0] + self.latent_mean[0]).split(1))
         for i, latent in enumerate(drawn):
             before = drawn[i - 1] if i else previous

@@ -130,8 +130,8 @@ class ResidentChain:
         return states.memory, states.keys, states.padding
 
     def _step(self, live: tuple[str, ...], video: Tensor, audio: Tensor, t: Tensor, share: Tensor, rows: Tensor,
-              blocked: Tensor, minimum: Tensor, elapsed: Tensor, past: Tensor, voice: Tensor, emotion: Tensor, mode: Tensor,
-              *states: Tensor) -> tuple[Tensor, ...]:
+              blocked: Tensor, minimum: Tensor, elapsed: Tensor, past: Tensor, voice: Tensor, emotion: Tensor,
+              mode: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """One Euler step, and the alignment that it was conditioned on: units, half-frames since each began, what the
         condition saw of every half-frame, and the mean probability of the chosen units."""
         models, config, dtype = self.models, self.models.orchestrator.config, self.placement.dtype
@@ -153,7 +153,8 @@ class ResidentChain:
         picture, features = state.character.picture, state.character.features
         return self.graphs.run(("pictures", first), partial(self._pictures, first), video, before, picture, *features)
 
-    def _pictures(self, first: bool, video: Tensor, before: Tensor, picture: Tensor, *features: Tensor) -> tuple[Tensor, Tensor]:
+    def _pictures(self, first: bool, video: Tensor, before: Tensor, picture: Tensor,
+                  *features: Tensor) -> tuple[Tensor, Tensor]:
         models = self.models
         drawn = models.drawn_latents(models.denoiser.unpatchify(video), None if first else before)
         latents = torch.cat(drawn)
@@ -232,7 +233,7 @@ class _StageClock:
     def _now(self) -> Any:
         if not self._on_gpu:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True, blocking=True)
         event.record()
         return event
 

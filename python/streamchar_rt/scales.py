@@ -76,7 +76,8 @@ def _manifest(name: str, height: int, width: int, orchestrator: OrchestratorConf
               dit: DiTConfig, vocoder: VocoderConfig, codec: VideoCodecConfig) -> dict[str, Any]:
     for side in (height, width):
         if side < SPATIAL or side % SPATIAL:
-            raise ConfigError(f"pictures of {height}x{width} pixels do not fit", hint=f"sides in multiples of {SPATIAL}")
+            hint = f"sides in multiples of {SPATIAL}"
+            raise ConfigError(f"pictures of {height}x{width} pixels do not fit", hint=hint)
     layout = replace(dit.layout, grid=height // SPATIAL, grid_columns=width // SPATIAL)
     return {
         "name": f"{name}-{height}x{width}",

@@ -203,14 +203,13 @@ def compare_with_host(out: Path, manifest: dict[str, Any], device: torch.device)
 
     truth = chunks(None, "auto")
     for dtype, kernels in ((torch.float32, "reference"), (torch.bfloat16, "auto"), (torch.bfloat16, "reference")):
-        name = str(dtype).removeprefix("torch.")
+        row = {"kind": "agreement", "case": "mini", "dtype": str(dtype).removeprefix("torch."), "kernels": kernels}
         try:
             made = chunks(Placement(device, dtype), kernels)
         except (RuntimeError, StreamCharError) as error:
-            report.add(out, {"kind": "agreement", "case": "mini", "dtype": name, "kernels": kernels, "failed": str(error)})
+            report.add(out, {**row, "failed": str(error)})
             continue
-        report.add(out, {"kind": "agreement", "case": "mini", "dtype": name, "kernels": kernels,
-                         **agreement(truth, made)})
+        report.add(out, {**row, **agreement(truth, made)})
 
 
 def agreement(truth: list[RawChunk], made: list[RawChunk]) -> dict[str, float]:
@@ -244,7 +243,8 @@ def absent(out: Path, case: str, why: str, way: str = "") -> None:
 
 def line(row: dict[str, Any]) -> str:
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in row["stages_ms"].items())
-    return f"{row['case']} {row['way']}: {row['wall_ms']:.1f} ms, real-time factor {row['real_time_factor']:.3f} ({stages})"
+    times = f"{row['wall_ms']:.1f} ms, real-time factor {row['real_time_factor']:.3f}"
+    return f"{row['case']} {row['way']}: {times} ({stages})"
 
 
 if __name__ == "__main__":

@@ -112,7 +112,8 @@ class Vocoder(nn.Module):
         pieces = torch.fft.irfft(frames, n_fft, dim=1) * window[None, :, None]
         size = (1, (count - 1) * hop + n_fft)
         total = F.fold(pieces, size, (1, n_fft), stride=(1, hop))[:, 0, 0]
-        weight = F.fold((window ** 2)[None, :, None].expand(1, n_fft, count), size, (1, n_fft), stride=(1, hop))[0, 0, 0]
+        squares = (window ** 2)[None, :, None].expand(1, n_fft, count)
+        weight = F.fold(squares, size, (1, n_fft), stride=(1, hop))[0, 0, 0]
         total = torch.cat([total[:, :rest] + state.tail, total[:, rest:]], 1)
         weight = torch.cat([weight[:rest] + state.weight, weight[rest:]])
         done = count * hop
@@ -136,6 +137,6 @@ class Vocoder(nn.Module):
         return samples[:, lead: lead + mel.shape[1] * self.config.hop]
 
 
-#: Samples by which ``stream``'s output lags its input frames in the default configuration: the first output sample belongs to time
-#: ``-rest // 2`` and ``LOOKAHEAD`` frames are still inside the network.
+#: Samples by which ``stream``'s output lags its input frames in the default configuration: the first output sample
+#: belongs to time ``-rest // 2`` and ``LOOKAHEAD`` frames are still inside the network.
 DELAY = LOOKAHEAD * HOP + (N_FFT - HOP) // 2

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -202,14 +203,13 @@ class ResidentDenoiser:
         return v.float(), self.dit.audio_velocity(residual, audio, condition_audio.to(self.dtype), t)
 
     def _run(self, tokens: tuple[Tensor, Tensor], modulation: Tensor, attend: Any) -> tuple[Tensor, Tensor]:
-        blocks = (lambda layer, tokens, modulation, attend, block=block: _run_block(block, layer, tokens, modulation, attend)
-                  for block in self.dit.blocks)
-        return run_blocks(blocks, tokens, modulation, attend)
+        return run_blocks((partial(_run_block, block) for block in self.dit.blocks), tokens, modulation, attend)
 
     def _ready(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return ops.ready_rows(k, v, self._norms[len(k)][layer], self._ropes[len(k)])
 
-    def _attend(self, layer: int, q: Tensor, keys: list[Tensor], values: list[Tensor], distances: list[float]) -> Tensor:
+    def _attend(self, layer: int, q: Tensor, keys: list[Tensor], values: list[Tensor],
+                distances: list[float]) -> Tensor:
         """(T, H, D) of raw queries over ready keys; without native attention those are one run, turned already."""
         norm, rope = self._norms[len(q)][layer], self._ropes[len(q)]
         if self.native:
@@ -238,8 +238,8 @@ def _run_block(block: Block, layer: int, tokens: tuple[Tensor, Tensor], modulati
     parts = [stream.qkv(ops.adaln_modulate(x, *p[:2])) for stream, x, p in streams if x.shape[1]]
     projected = (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).unflatten(-1, (3, block.heads, -1))
     mixed = attend(layer, block, *projected.unbind(2)).flatten(2)
-    result = []
-    for (stream, x, (_, _, gate, shift, scale, gate_ff)), part in zip(streams, mixed.split([x.shape[1] for x in tokens], 1)):
+    result, pieces = [], mixed.split([x.shape[1] for x in tokens], 1)
+    for (stream, x, (_, _, gate, shift, scale, gate_ff)), part in zip(streams, pieces):
         if x.shape[1]:
             x = ops.gated_residual(x, gate, stream.out(part))
             y = F.gelu(stream.expand(ops.adaln_modulate(x, shift, scale)), approximate="tanh")

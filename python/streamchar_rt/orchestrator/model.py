@@ -94,8 +94,8 @@ class Orchestrator(nn.Module):
         self.history = nn.Linear(2 * config.mel_bins, d)
         self.llm = Qwen3Model(Qwen3Config(
             vocab_size=1, hidden_size=d, intermediate_size=config.feed_forward, num_hidden_layers=config.layers,
-            num_attention_heads=config.heads, num_key_value_heads=config.kv_heads or config.heads, head_dim=d // config.heads,
-            max_position_embeddings=1 + config.window + config.history_tokens, use_cache=False))
+            num_attention_heads=config.heads, num_key_value_heads=config.kv_heads or config.heads,
+            head_dim=d // config.heads, max_position_embeddings=1 + config.window + config.history_tokens, use_cache=False))
         slots = config.slots + config.lookahead
         self.noisy = nn.Linear(config.mel_bins, d)
         self.slot = nn.Parameter(torch.randn(slots, d) * 0.02)
