@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from streamchar_rt.ops._native import native
+from streamchar_rt.pipeline import RawChunk
 from tools.gpu import __main__ as command
-from tools.gpu import report, sass
+from tools.gpu import chain, report, sass
 from tools.gpu.parts import PARTS, ROOT, Part, chosen
 from tools.gpu.problems import AttentionProblem
 
@@ -138,6 +140,43 @@ def test_what_benchmarks_compare_with_is_the_same_work(seeded):
     wanted, _ = problem.truth()
     assert float((out[0].transpose(0, 1) - wanted).norm() / wanted.norm()) < 1e-2
     assert problem.flops == 4 * 50 * 2 * 64 * 103
+
+
+def test_the_chain_runs_its_cases_and_says_what_it_cannot(monkeypatch, tmp_path, capsys):
+    """On the CPU, at a small scale: the same code but for the GPU's counters."""
+    monkeypatch.setattr(chain, "WAYS", {"torch": "reference"})
+    chain.run_case(tmp_path, "tiny", torch.device("cpu"), 1, float("inf"))
+    chain.main(["--out", str(tmp_path), "--device", "cpu", "--cases", "full-512x512", "--seconds", "0"])
+    rows = report.rows(tmp_path)
+    plan, first = rows[0], next(row for row in rows if row["kind"] == "chain")
+    assert plan["kind"] == "plan" and plan["planned_bytes"] == sum(
+        sum(plan[part].values()) for part in ("weights", "session", "shared"))
+    assert first["case"] == "tiny" and first["way"] == "torch" and first["chunk_ms"] == 1375
+    assert first["real_time_factor"] == pytest.approx(first["wall_ms"] / 1375) and first["chunks"] == 1
+    assert set(report.CHAIN_STAGES) < set(first["stages_ms"]) and first["host_syncs"] is None
+    (late,) = (row for row in rows if row["kind"] == "absent" and row["case"] == "full-512x512")
+    assert late["why"] == "no time left"
+    assert report.write_table(tmp_path) and f"| tiny | {first['way']} |" in (tmp_path / report.TABLE).read_text()
+    assert "weights: dit" in capsys.readouterr().out
+    for bad in (["--cases", "nothing"], ["--chunks", "0"]):
+        with pytest.raises(SystemExit):
+            chain.main(["--out", str(tmp_path), "--device", "cpu", *bad])
+
+
+def test_a_case_that_does_not_fit_is_a_row(monkeypatch, tmp_path):
+    monkeypatch.setattr(chain.allocation, "available_bytes", lambda device: 10**6)
+    chain.run_case(tmp_path, "full-704x1280", torch.device("cpu"), 1, float("inf"))
+    plan, refusal = report.rows(tmp_path)
+    assert refusal["kind"] == "absent" and str(plan["planned_bytes"]) in refusal["why"] and "1000000" in refusal["why"]
+
+
+def test_agreement_of_equal_and_of_other_chunks(rng):
+    make = lambda: RawChunk(rng.normal(size=50).astype(np.float32), rng.integers(0, 256, (2, 4, 4, 4), dtype=np.uint8),
+                            rng.integers(0, 9, 6), np.zeros(6, np.int64), 1.0)
+    chunks = [make(), make()]
+    assert chain.agreement(chunks, chunks) == {"same_units": 1.0, "audio_error": 0.0, "pixel_difference": 0.0}
+    quiet = [RawChunk(0 * chunk.audio, chunk.video, chunk.places + 1, chunk.elapsed, 1.0) for chunk in chunks]
+    assert chain.agreement(chunks, quiet) == {"same_units": 0.0, "audio_error": 1.0, "pixel_difference": 0.0}
 
 
 def test_the_module_runs_as_a_command():

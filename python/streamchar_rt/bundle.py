@@ -183,7 +183,8 @@ class Bundle:
         if not dit:
             return 0
         layout = dit["layout"]
-        tokens = layout["frames"] // layout["temporal"] * layout["grid"] ** 2 + layout["audio_tokens"]
+        places = layout["grid"] * (layout.get("grid_columns") or layout["grid"])
+        tokens = -(-layout["frames"] // layout["temporal"]) * places + layout["audio_tokens"]
         return 2 * 4 * dit["depth"] * dit["width"] * tokens
 
 

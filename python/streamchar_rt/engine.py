@@ -55,18 +55,19 @@ class Engine:
 
         Raises:
             BundleError: where the bundle is missing, damaged or of another version.
-            UnsupportedError: for a device or number format that this version does not run on.
-            DeviceMemoryError: where the plan does not fit ``device_memory_limit``.
+            UnsupportedError: for a device that is not there, or a number format that it does not run.
+            DeviceMemoryError: where the plan does not fit ``device_memory_limit``, or a GPU's free memory.
         """
         config = with_overrides(EngineConfig, config, overrides)
         report = progress or (lambda fraction, what: None)
         report(0.0, "opening the bundle")
         bundle = open_bundle(model)
-        _check_device(config)
+        _element_bytes(config)
         _check_memory(bundle, config)
         bundle.verify()
         report(0.2, "loading the runtime")
         import_torch()
+        _check_device(bundle, config)
         from . import pipeline
         from .orchestrator.letter_to_sound import LetterToSound
         from .orchestrator.lexicon import Lexicon
@@ -77,7 +78,7 @@ class Engine:
         try:
             models = pipeline.Models.from_parts(
                 bundle.manifest, bundle.tensors(), threads=threads, kernels=config.kernels,
-                storage=_storage(config), picture_dtype=_picture_dtype(config),
+                storage=_storage(config), picture_dtype=_picture_dtype(config), placement=_placement(config),
             )
             pronouncer = Pronouncer(
                 Lexicon.load(bundle.path(LEXICON)), LetterToSound.load(bundle.path(LETTER_TO_SOUND))
@@ -105,7 +106,7 @@ class Engine:
         self.pipeline = pipeline
         self.models = models
         self.threads = threads
-        self.dtype: str = _storage(config) or "fp32"  # of the transformer's weights: what "auto" came to
+        self.dtype: str = _dtype(config)  # of the transformer's weights: what "auto" came to
         self.default_steps: int = bundle.steps
         self.session_bytes = _plan(bundle, config, 1)["session"]
         self._pronouncer = pronouncer
@@ -382,12 +383,39 @@ class Engine:
             raise StateError("the engine is closed", hint="load it again")
 
 
-def _check_device(config: EngineConfig) -> None:
-    if config.device.startswith("cuda"):
-        raise UnsupportedError(
-            f"this version does not generate on {config.device!r}", hint='use device="cpu" or "auto"'
-        )
-    _element_bytes(config)
+def _on_cuda(config: EngineConfig) -> bool:
+    """Generation on a GPU has not been verified on one: "auto" is the CPU."""
+    return config.device.startswith("cuda")
+
+
+def _check_device(bundle: Bundle, config: EngineConfig) -> None:
+    """That the GPU asked for is there, and takes the plan."""
+    if not _on_cuda(config):
+        return
+    import torch
+
+    if not torch.cuda.is_available() or (torch.device(config.device).index or 0) >= torch.cuda.device_count():
+        raise UnsupportedError(f"there is no device {config.device!r} here", hint='use device="cpu" or "auto"')
+    from . import allocation
+
+    plan = allocation.memory_plan(
+        bundle.manifest, _placement(config), sessions=config.max_sessions, slots=config.slots_per_session,
+        kernels=config.kernels,
+    )
+    plan.check(config.device_memory_limit or allocation.available_bytes(torch.device(config.device)))
+
+
+def _placement(config: EngineConfig) -> Any:
+    """Where a chunk stays, on a GPU; None on the CPU."""
+    if not _on_cuda(config):
+        return None
+    import torch
+
+    from .resident import Placement
+
+    device = torch.device("cuda", torch.device(config.device).index or 0)
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[_dtype(config)]
+    return Placement(device, dtype, graphs=config.cuda_graphs, nvtx=config.nvtx)
 
 
 def _plan(bundle: Bundle, config: EngineConfig, sessions: int) -> dict[str, int]:
@@ -411,6 +439,12 @@ def _check_memory(bundle: Bundle, config: EngineConfig) -> None:
 
 def _element_bytes(config: EngineConfig) -> int:
     """Bytes of a weight, at most: the denoiser's are fewer where they are packed."""
+    if _on_cuda(config):
+        if config.dtype not in ("auto", "bf16", "fp32"):
+            raise UnsupportedError(
+                f"dtype={config.dtype!r} is not available on a GPU", hint='use dtype="auto", "bf16" or "fp32"'
+            )
+        return 4 if config.dtype == "fp32" else 2
     if config.dtype not in ("auto", "fp32", *_PACKED):
         raise UnsupportedError(
             f"dtype={config.dtype!r} is not available on the CPU", hint='use dtype="auto", "fp32", "bf16" or "int8"'
@@ -424,9 +458,17 @@ def _storage(config: EngineConfig) -> Any:
     """How the denoiser's weights are kept: None for float32. "auto" packs them where that is faster."""
     from .ops import PackedLinear
 
+    if _on_cuda(config):
+        return None
     if config.dtype == "auto":
         return "bf16" if config.kernels != "reference" and PackedLinear.pays("bf16") else None
     return config.dtype if config.dtype in _PACKED else None
+
+
+def _dtype(config: EngineConfig) -> str:
+    if _on_cuda(config):
+        return "bf16" if config.dtype == "auto" else config.dtype
+    return _storage(config) or "fp32"
 
 
 def _picture_dtype(config: EngineConfig) -> Any:

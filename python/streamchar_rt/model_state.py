@@ -60,13 +60,13 @@ class StreamState:
         self.pointer = 0                               # place of the unit spoken at the end of the last chunk
         self.units = _Units()
         silence = (mel_codec.SILENCE - mel_codec.MEAN) / mel_codec.STD
-        self.history = torch.full((2 * config.history_tokens, config.mel_bins), silence)
+        self.history = torch.full((2 * config.history_tokens, config.mel_bins), silence, device=models.device)
         self.elapsed = LONGEST
         # unit, stress, word start and elapsed of the half-frames before the chunk
         self.past = np.tile(np.array([END, 0, 0, LONGEST]), (condition.past, 1))
         self.previous_latent: torch.Tensor | None = None
-        self.vocoder: VocoderState = models.vocoder.start()
-        self.audio_rest = torch.zeros(0)
+        self.vocoder: VocoderState = models.vocoder.start(device=models.device)
+        self.audio_rest = torch.zeros(0, device=models.device)
         self.cache = models.denoiser.new_cache()
         with torch.inference_mode():
             models.denoiser.write_reference(self.cache, character.features[-1])
@@ -74,11 +74,11 @@ class StreamState:
 
     def _start_audio(self) -> None:
         """The mel leads the picture: decode the silence of the first frames and drop what lies before zero."""
-        layout = self.models.denoiser.layout
-        lead = int(layout.audio_lead * 2)
-        mel = torch.full((1, lead, mel_codec.N_MELS), mel_codec.SILENCE)
-        samples, self.vocoder = self.models.vocoder.stream(mel, self.vocoder)
-        self.audio_rest = samples[0, (mel_codec.N_FFT - mel_codec.HOP) // 2:]
+        models, config = self.models, self.models.vocoder.config
+        lead = int(models.denoiser.layout.audio_lead * 2)
+        mel = torch.full((1, lead, config.mel_bins), mel_codec.SILENCE, device=models.device)
+        samples, self.vocoder = models.vocoder.stream(mel, self.vocoder)
+        self.audio_rest = samples[0, config.rest // 2:]
 
     @property
     def pending(self) -> int:
@@ -105,11 +105,11 @@ class StreamState:
         self.cache.clear(MOTION)
 
     def export(self) -> dict[str, Any]:
-        """Everything but models and character, as plain values, arrays and tensors; see ``from_export``."""
+        """Everything but models and character, as plain values, arrays and tensors of the CPU; see ``from_export``."""
         return {
-            "values": {name: getattr(self, name) for name in _VALUES},
+            "values": {name: _moved(getattr(self, name), "cpu") for name in _VALUES},
             "units": {"base": self.units.base, "rows": np.array(self.units.rows, np.int64)},
-            "vocoder": vars(self.vocoder),
+            "vocoder": _moved(vars(self.vocoder), "cpu"),
             "cache": self.cache.state_dict()}
 
     @classmethod
@@ -120,11 +120,11 @@ class StreamState:
         values = content["values"]
         if set(values) != set(_VALUES):
             raise ValueError(f"a state of {sorted(values)}")
-        vars(self).update(values)
+        vars(self).update(_moved(values, models.device))
         self.units = _Units()
         self.units.base = content["units"]["base"]
         self.units.rows = [tuple(map(int, row)) for row in content["units"]["rows"]]
-        self.vocoder = VocoderState(**content["vocoder"])
+        self.vocoder = VocoderState(**_moved(content["vocoder"], models.device))
         self.cache = models.denoiser.new_cache()
         self.cache.load_state_dict(content["cache"])
         return self
@@ -143,7 +143,7 @@ class StreamState:
         second. The mel leads the clock; the frames that the vocoder would look ahead to are held still."""
         last = self.history[-1:].expand(LOOKAHEAD, -1)[None]
         samples, _ = self.models.vocoder.stream(mel_codec.denormalize(last), self.vocoder)
-        return torch.cat([self.audio_rest, samples[0]]).clamp(-1.0, 1.0).numpy().copy()
+        return torch.cat([self.audio_rest, samples[0]]).clamp(-1.0, 1.0).cpu().numpy().copy()
 
     def clone(self) -> "StreamState":
         """An independent stream that goes on from here; cached keys are shared until rewritten."""
@@ -153,3 +153,12 @@ class StreamState:
         other.vocoder = self.vocoder.clone()
         other.cache = self.cache.fork()
         return other
+
+
+def _moved(content: Any, device: torch.device | str) -> Any:
+    """The same with its tensors on a device; tensors that are there already, as they are."""
+    if isinstance(content, torch.Tensor):
+        return content.to(device)
+    if isinstance(content, dict):
+        return {name: _moved(value, device) for name, value in content.items()}
+    return [_moved(value, device) for value in content] if isinstance(content, list) else content

@@ -9,15 +9,17 @@ import numpy as np
 import torch
 
 from .batching import Batching
-from .codecs import mel as mel_codec
-from .codecs.video import MotionCode, ReferenceEncoder, VideoCodecConfig, VideoDecoder
-from .codecs.vocoder import Vocoder, VocoderConfig
+from .codecs.video import MotionCode, ReferenceEncoder, VideoDecoder
+from .codecs.vocoder import Vocoder
 from .denoiser.context import CachedDenoiser
-from .denoiser.dit import DiTConfig, JointDiT
+from .denoiser.dit import JointDiT
+from .denoiser.resident import ResidentDenoiser
 from .lanes import Lanes
+from .nets import build_nets, empty_nets
 from .ops import Storage
-from .orchestrator.condition import ConditionConfig, ConditionEncoder
-from .orchestrator.model import Orchestrator, OrchestratorConfig
+from .orchestrator.condition import ConditionEncoder
+from .orchestrator.model import Orchestrator
+from .resident import Placement, ResidentChain
 
 
 @dataclass(frozen=True)
@@ -38,72 +40,83 @@ class CharacterFeatures:
     features: tuple[torch.Tensor, ...]          # at 1/4, 1/8 and 1/16; the denoiser sees the last
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
-        return {"picture": self.picture, **{f"features.{i}": f.float() for i, f in enumerate(self.features)}}
+        features = {f"features.{i}": feature.float().cpu() for i, feature in enumerate(self.features)}
+        return {"picture": self.picture.cpu(), **features}
 
     @classmethod
     def from_tensors(cls, models: "Models", tensors: Mapping[str, torch.Tensor]) -> "CharacterFeatures":
-        layout = dict(dtype=models.picture_dtype, memory_format=torch.channels_last)
-        return cls(tensors["picture"], tuple(tensors[f"features.{i}"].to(**layout) for i in range(3)))
+        layout = dict(device=models.device, dtype=models.picture_dtype, memory_format=torch.channels_last)
+        return cls(tensors["picture"].to(models.device), tuple(tensors[f"features.{i}"].to(**layout) for i in range(3)))
 
 
 class Models:
-    """All networks of a bundle, ready to run. Immutable; shared by sessions."""
+    """All networks of a bundle, ready to run. Immutable; shared by sessions.
 
-    sample_rate = mel_codec.SAMPLE_RATE
-    fps = Fraction(25)
+    ``placement``: every stage of a chunk on one device, see ``resident``; None: on the CPU, in lanes, the alignment on
+    the host. With a placement the nets are there already, as ``nets.empty_nets`` makes them.
+    """
 
     def __init__(self, *, orchestrator: Orchestrator, condition: ConditionEncoder, dit: JointDiT, vocoder: Vocoder,
                  reference_encoder: ReferenceEncoder, video_decoder: VideoDecoder, latent_mean: torch.Tensor,
                  latent_std: torch.Tensor, default_steps: int = 4,
                  picture_dtype: torch.dtype = torch.float32, threads: int = 1, kernels: str = "auto",
-                 storage: Storage | None = None):
+                 storage: Storage | None = None, fps: Fraction | int = 25, placement: Placement | None = None):
+        self.device = torch.device("cpu" if placement is None else placement.device)
         freeze = lambda m: m.eval().requires_grad_(False)
-        picture = lambda m: freeze(m).to(dtype=picture_dtype, memory_format=torch.channels_last)
-        self.picture_dtype, self.default_steps = picture_dtype, default_steps
+        dtype = {} if placement else {"dtype": picture_dtype}
+        picture = lambda m: freeze(m).to(memory_format=torch.channels_last, **dtype)
+        self.picture_dtype, self.default_steps = placement.dtype if placement else picture_dtype, default_steps
         self.orchestrator, self.condition, self.vocoder = freeze(orchestrator), freeze(condition), freeze(vocoder)
-        self.denoiser = CachedDenoiser(freeze(dit), kernels, storage)
+        if placement is None:
+            self.denoiser, self.chain = CachedDenoiser(freeze(dit), kernels, storage), None
+        else:
+            self.denoiser, self.chain = ResidentDenoiser(freeze(dit), kernels), ResidentChain(self, placement)
         self.reference_encoder, self.video_decoder = picture(reference_encoder), picture(video_decoder)
-        self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1)
-        self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1)
-        self.movement = MotionCode()                    # in float32, whatever the decoder's type
+        self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1).to(self.device)
+        self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1).to(self.device)
+        self.movement = MotionCode().to(self.device)    # in float32, whatever the decoder's type
         self.batching, self.lanes = Batching(), Lanes(threads)
-        layout = dit.config.layout
-        self.chunk_frames = layout.frames
+        layout, codec = dit.config.layout, video_decoder.config
+        self.chunk_frames, self.fps, self.sample_rate = layout.frames, Fraction(fps), vocoder.config.sample_rate
         self.chunk_samples = int(self.chunk_frames * self.sample_rate / self.fps)
-        self.width = self.height = video_decoder.config.size
+        self.width, self.height = codec.width or codec.size, codec.size
 
     @classmethod
     def from_parts(cls, manifest: Mapping, tensors: Mapping[str, torch.Tensor], *,
                    picture_dtype: torch.dtype = torch.float32, threads: int = 1, kernels: str = "auto",
-                   storage: Storage | None = None) -> "Models":
+                   storage: Storage | None = None, placement: Placement | None = None) -> "Models":
         """From a bundle's manifest and tensors; raises KeyError or RuntimeError where they do not fit together.
 
-        ``picture_dtype``: of the reference encoder and the video decoder. ``threads``: lanes. ``storage``: pack the denoiser's weights as
-        "bf16" or "int8"; its blocks can then only be run through it.
+        ``picture_dtype``: of the reference encoder and the video decoder. ``threads``: lanes. ``storage``: pack the
+        denoiser's weights as "bf16" or "int8"; its blocks can then only be run through it. None of them with a
+        ``placement``.
         """
         config = manifest["model"]
-        codec = VideoCodecConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["video_codec"].items()})
-        nets = {"orchestrator": Orchestrator(OrchestratorConfig(**config["orchestrator"])),
-                "condition": ConditionEncoder(ConditionConfig(**config["condition"])),
-                "dit": JointDiT(DiTConfig.from_dict(config["dit"])), "vocoder": Vocoder(VocoderConfig(**config["vocoder"])),
-                "reference_encoder": ReferenceEncoder(codec), "video_decoder": VideoDecoder(codec)}
+        nets = build_nets(config) if placement is None else empty_nets(config, placement.device, placement.dtype)
         for name, net in nets.items():
-            own = {k[len(name) + 1:]: v.float() for k, v in tensors.items() if k.startswith(name + ".")}
-            net.load_state_dict(own)
+            own = {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(name + ".")}
+            net.load_state_dict(own if placement else {k: v.float() for k, v in own.items()})
         return cls(**nets, latent_mean=tensors["latent.mean"], latent_std=tensors["latent.std"],
                    default_steps=int(config.get("steps", 4)), picture_dtype=picture_dtype, threads=threads,
-                   kernels=kernels, storage=storage)
+                   kernels=kernels, storage=storage, fps=frame_rate(manifest), placement=placement)
 
-    def memory_per_session(self) -> int:
-        """Bytes of a session's context cache and decoder states."""
-        config = self.orchestrator.config
-        state = 4 * (2 * config.history_tokens * config.mel_bins + self.width * self.height * 4)
-        return int(self.denoiser.new_cache().memory_plan()["total"]) + state
+    def drawn_latents(self, latents: torch.Tensor, previous: torch.Tensor | None) -> list[torch.Tensor]:
+        """The denoiser's latents (1, N, C, h, w) in the decoder's scale, (1, C, h, w) each, whose movement goes on
+        where that of the one before ended; ``previous``: the last one of the chunk before."""
+        drawn = list((latents[0] * self.latent_std[0] + self.latent_mean[0]).split(1))
+        for i, latent in enumerate(drawn):
+            before = drawn[i - 1] if i else previous
+            drawn[i] = latent if before is None else self.movement.joined(latent, before)
+        return drawn
+
+
+def frame_rate(manifest: Mapping) -> Fraction:
+    return Fraction(*manifest["stream"]["fps"])
 
 
 @torch.inference_mode()
 def encode_character(models: Models, rgba: np.ndarray) -> CharacterFeatures:
     """Encode a picture, uint8 (H, W, 4) straight alpha, of the models' size."""
     straight = torch.from_numpy(np.ascontiguousarray(rgba)).permute(2, 0, 1)[None].float() / 255.0
-    picture = torch.cat([straight[:, :3] * straight[:, 3:], straight[:, 3:]], 1)
+    picture = torch.cat([straight[:, :3] * straight[:, 3:], straight[:, 3:]], 1).to(models.device)
     return CharacterFeatures(picture, tuple(models.reference_encoder(picture.to(models.picture_dtype))))

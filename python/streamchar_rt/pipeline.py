@@ -12,6 +12,7 @@ import torch
 
 from . import ops
 from .codecs import mel as mel_codec
+from .codecs.video import to_straight
 from .codecs.vocoder import VocoderState
 from .denoiser import noise as random
 from .denoiser.context import MOTION, SINK
@@ -29,8 +30,8 @@ class RawChunk:
     """A finished chunk before words, captions and formats."""
     audio: np.ndarray                  # float32 (chunk_samples,)
     video: np.ndarray                  # uint8 (chunk_frames, H, W, 4) straight alpha
-    places: np.ndarray                 # int64 (32,): the unit of each half-frame of the mel
-    elapsed: np.ndarray                # int64 (32,): half-frames since that unit began
+    places: np.ndarray                 # int64 (half-frames,): the unit of each half-frame of the mel
+    elapsed: np.ndarray                # int64 (half-frames,): half-frames since that unit began
     confidence: float                  # mean probability of the chosen alignment
     timings: dict[str, float] = field(default_factory=dict)      # ms
 
@@ -43,18 +44,20 @@ class _Run:
     """One stream's chunk under way."""
 
     def __init__(self, models: Models, state: StreamState, style: Style, should_stop: Callable[[], bool] | None):
-        layout, config = models.denoiser.layout, models.denoiser.dit.config
-        draw = lambda shape, stream: random.noise(
-            shape, seed=state.seed, chunk=state.chunk_index, step=0, stream=stream)
-        self.state, self.plan = state, Plan(state, style)
+        self.models, self.state, self.plan = models, state, Plan(state, style)
         self.style = StyleTensors(*(torch.tensor([index]) for index in (style.voice, style.emotion, style.mode)))
+        self.stopped = should_stop or (lambda: False)
+
+    def draw_noise(self) -> None:
+        layout, config = self.models.denoiser.layout, self.models.denoiser.dit.config
+        draw = lambda shape, stream: random.noise(
+            shape, seed=self.state.seed, chunk=self.state.chunk_index, step=0, stream=stream)
         self.video = draw((1, layout.video_tokens, config.video_features), random.VIDEO)
         self.audio = draw((1, layout.audio_tokens, config.audio_features), random.AUDIO)
-        self.stopped = should_stop or (lambda: False)
 
     @property
     def mel(self) -> torch.Tensor:
-        return self.audio.reshape(1, -1, mel_codec.N_MELS)
+        return self.audio.reshape(1, -1, self.models.orchestrator.config.mel_bins)
 
 
 def generate_chunk(models: Models, state: StreamState, style: Style, *, steps: int | None = None,
@@ -76,6 +79,8 @@ def generate_chunks(models: Models, states: Sequence[StreamState], styles: Seque
     """
     steps = steps or models.default_steps
     runs = [_Run(models, *one) for one in zip(states, styles, should_stop or [None] * len(states), strict=True)]
+    if models.chain is not None:
+        return [_generate_resident(models, run, steps) for run in runs]
     lanes = min(models.lanes.count, len(runs))
     if lanes == 1:
         return _generate(models, runs, steps)
@@ -84,9 +89,20 @@ def generate_chunks(models: Models, states: Sequence[StreamState], styles: Seque
     return [done[i % lanes][i // lanes] for i in range(len(runs))]
 
 
+def _generate_resident(models: Models, run: _Run, steps: int) -> RawChunk | None:
+    """A stream's chunk, whole on the models' device."""
+    timings = models.chain.run(run, steps)
+    if timings is None:
+        return None
+    models.chain.remember(run)
+    return _advance(models, run, timings)
+
+
 def _generate(models: Models, every: Sequence[_Run], steps: int) -> list[RawChunk | None]:
     """The chunks of a company that shares a lane, or of one stream with all lanes for itself."""
     clock, runs = _Clock(), every
+    for run in runs:
+        run.draw_noise()
     for run, states_read in zip(runs, models.batching.run("language", partial(read, models), [r.plan for r in runs])):
         run.plan.states = states_read
     clock.mark("orchestrator")
@@ -167,11 +183,8 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
                   stopped: Callable[[], bool]) -> tuple[np.ndarray | None, torch.Tensor]:
     """The chunk's pictures, latent by latent, so that it can be stopped as soon as a denoising step can; and the
     last latent as it was drawn, (1, C, h, w) in the decoder's scale."""
-    drawn = list((latents[0] * models.latent_std[0] + models.latent_mean[0]).split(1))       # (1, C, h, w) each
+    drawn = models.drawn_latents(latents, state.previous_latent)
     before = drawn[0] if state.previous_latent is None else state.previous_latent
-    for i, latent in enumerate(drawn):
-        previous = drawn[i - 1] if i else state.previous_latent
-        drawn[i] = latent if previous is None else models.movement.joined(latent, previous)
     both = [latent.to(models.picture_dtype) for latent in (before, *drawn)]
 
     def go_on() -> None:
@@ -182,24 +195,14 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
         try:
             go_on()
             decoded = models.video_decoder(both[i], both[i - 1], state.character.picture, state.character.features, go_on)
-            return _straight(decoded.frames[0])
+            return to_straight(decoded.frames[0])
         except _Stopped:
             return None
 
     pieces = models.lanes.map(decode, range(1, len(both)))
-    return None if any(piece is None for piece in pieces) else torch.cat(pieces).numpy(), drawn[-1]
-
-
-def _straight(frames: torch.Tensor) -> torch.Tensor:
-    """Premultiplied [0, 1] (F, 4, H, W) to uint8 (F, H, W, 4) with straight alpha."""
-    frames = frames.float()
-    alpha = frames[:, 3:].clamp(0.0, 1.0)
-    # Where next to nothing covers a pixel its colour is arbitrary but finite.
-    colour = (frames[:, :3] / alpha.clamp(min=1 / 255)).clamp(0.0, 1.0)
-    out = torch.empty(len(frames), *frames.shape[2:], 4, dtype=torch.uint8)
-    out[..., :3] = (colour * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
-    out[..., 3] = (alpha[:, 0] * 255 + 0.5).to(torch.uint8)
-    return out
+    if any(piece is None for piece in pieces):
+        return None, drawn[-1]
+    return torch.cat(pieces)[models.denoiser.layout.unseen:].numpy(), drawn[-1]
 
 
 class _Clock:

@@ -14,6 +14,7 @@ from .parts import ROOT
 
 ROWS = "rows.jsonl"
 TABLE = "table.md"
+CHAIN_STAGES = ("orchestrator", "context", "denoise", "audio_decode", "video_decode")
 
 
 def add(out: Path, row: dict[str, Any]) -> None:
@@ -73,7 +74,8 @@ def write_table(out: Path) -> bool:
     last = found[-1]
     found = [r for r in found if (r["device"], r["commit"]) == (last["device"], last["commit"])]
     timed = {(r["op"], r["case"], r["way"]): r for r in found if r["kind"] == "time"}
-    if not timed:
+    chains = {(r["case"], r["way"]): r for r in found if r["kind"] == "chain"}
+    if not timed and not chains:
         return False
     ceilings = {r["name"]: r["value"] for r in found if r["kind"] == "ceiling"}
     lines = [
@@ -81,9 +83,10 @@ def write_table(out: Path) -> bool:
         f"commit {last['commit']}. Ceilings: "
         + ", ".join(f"{name} {value:.0f}" for name, value in ceilings.items()) + ".",
         "",
-        "| op | case | way | µs | TFLOP/s | GB/s | share of ceiling | native is faster by |",
-        "|---|---|---|---|---|---|---|---|",
     ]
+    if timed:
+        lines += ["| op | case | way | µs | TFLOP/s | GB/s | share of ceiling | native is faster by |",
+                  "|---|---|---|---|---|---|---|---|"]
     for (op, case, way), row in timed.items():
         native = timed.get((op, case, "native"))
         ratio = f"{row['us'] / native['us']:.2f}" if native and way != "native" else ""
@@ -91,8 +94,23 @@ def write_table(out: Path) -> bool:
         cells = [op, case, way, f"{row['us']:.1f}", f"{row.get('tflops', 0):.0f}", f"{row.get('gbps', 0):.0f}",
                  f"{share:.0%}" if share else "", ratio]
         lines.append(f"| {' | '.join(cells)} |")
+    if chains:
+        lines += ["", "Whole chunks; stages by the device's clock, the rest by the host's.", "",
+                  "| case | way | " + " | ".join(f"{stage} ms" for stage in CHAIN_STAGES)
+                  + " | chunk ms | real-time factor | GiB planned | GiB used | host syncs | driver allocations |",
+                  "|---" * (len(CHAIN_STAGES) + 8) + "|"]
+        lines += [_chain_line(row) for row in chains.values()]
     (out / TABLE).write_text("\n".join(lines) + "\n")
     return True
+
+
+def _chain_line(row: dict[str, Any]) -> str:
+    size = lambda name: "" if row.get(name) is None else f"{row[name] / 2**30:.1f}"
+    count = lambda name: "" if row.get(name) is None else str(row[name])
+    cells = [row["case"], row["way"], *(f"{row['stages_ms'][stage]:.1f}" for stage in CHAIN_STAGES),
+             f"{row['wall_ms']:.1f}", f"{row['real_time_factor']:.3f}", size("planned_bytes"), size("used_bytes"),
+             count("host_syncs"), count("driver_allocations")]
+    return f"| {' | '.join(cells)} |"
 
 
 def _share(row: dict[str, Any], ceilings: dict[str, float]) -> float | None:

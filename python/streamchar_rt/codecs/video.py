@@ -13,10 +13,11 @@ reference: the decoder predicts a flow that warps the reference picture, and ble
 The flow is that of a few parts that move rigidly, each place choosing among them (after Siarohin et al. 2019,
 "First Order Motion Model"). No normalization layers at high resolution: they cost as much as the convolutions.
 
-Pictures are RGBA with premultiplied colour in [0, 1], channels first, 256 x 256.
+Pictures are RGBA with premultiplied colour in [0, 1], channels first, sides in multiples of 32 pixels.
 """
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -33,7 +34,8 @@ LOCAL_FLOW = 6.0     # pixels that a place may move against its part
 
 @dataclass(frozen=True)
 class VideoCodecConfig:
-    size: int = 256
+    size: int = 256                                    # pixels down
+    width: int = 0                                     # and across; 0: as many as down
     latent_channels: int = 12
     encoder: tuple[int, int, int] = (96, 128, 192)     # channels at 1/4, 1/8, 1/16
     decoder: tuple[int, int, int] = (160, 80, 40)      # channels at 1/16, 1/8, 1/4
@@ -86,9 +88,10 @@ class MotionCode(nn.Module):
         """(B, 4, h, w) to the fields' mean estimate (B, 4 frames, RIGID)."""
         cells = channels.float().unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))                           # B C h/2 2 w/2 2
         code = cells.mean((2, 4)).flatten(1) / self.gain
-        fields = torch.zeros(len(code), self.RIGID, FRAMES, device=code.device)
-        return fields.index_add(1, self.field, code[..., None] * self.basis).transpose(1, 2)
-
+        parts = code[..., None] * self.basis                                                             # (B, 16, 4)
+        fields = parts[:, : self.RIGID] + parts[:, self.RIGID: 2 * self.RIGID]      # means and slopes
+        curved = parts.shape[1] - 2 * self.RIGID                                    # the first ones have curvature
+        return torch.cat([fields[:, :curved] + parts[:, 2 * self.RIGID:], fields[:, curved:]], 1).transpose(1, 2)
 
     def joined(self, latents: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
         """``latents`` (B, C, h, w) whose movement goes on where that of ``previous`` ended, at the speed of both.
@@ -227,7 +230,26 @@ class VideoDecoder(nn.Module):
         height, width = picture.shape[-2:]
         flow = F.interpolate(flow, scale_factor=PATCH, mode="bilinear", align_corners=False)
         grid = F.affine_grid(torch.eye(2, 3, device=flow.device)[None], (1, 1, height, width), align_corners=False)
-        scale = torch.tensor([2.0 / width, 2.0 / height], device=flow.device)
+        scale = _pixel_steps(width, height, flow.device)
         with torch.autocast(picture.device.type, enabled=False):
             return F.grid_sample(picture.float(), grid + flow.permute(0, 2, 3, 1) * scale, mode="bilinear",
                                  padding_mode="zeros", align_corners=False)
+
+
+def to_straight(frames: torch.Tensor) -> torch.Tensor:
+    """Premultiplied [0, 1] (F, 4, H, W) to uint8 (F, H, W, 4) with straight alpha."""
+    frames = frames.float()
+    alpha = frames[:, 3:].clamp(0.0, 1.0)
+    # Where next to nothing covers a pixel its colour is arbitrary but finite.
+    colour = (frames[:, :3] / alpha.clamp(min=1 / 255)).clamp(0.0, 1.0)
+    out = torch.empty(len(frames), *frames.shape[2:], 4, dtype=torch.uint8, device=frames.device)
+    out[..., :3] = (colour * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
+    out[..., 3] = (alpha[:, 0] * 255 + 0.5).to(torch.uint8)
+    return out
+
+
+@functools.cache
+def _pixel_steps(width: int, height: int, device: torch.device) -> torch.Tensor:
+    """A pixel in the units of ``grid_sample``, (x, y). Kept: making it on a GPU makes the host wait."""
+    with torch.inference_mode(False):
+        return torch.tensor([2.0 / width, 2.0 / height], device=device)

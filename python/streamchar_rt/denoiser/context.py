@@ -92,5 +92,5 @@ class CachedDenoiser:
         return velocities
 
     def unpatchify(self, video: torch.Tensor) -> torch.Tensor:
-        """Tokens (1, 256, 48) to latents (1, 4, C, h, w)."""
-        return unpatchify(video, self.layout.grid, self.dit.config.patch)
+        """Tokens (1, video_tokens, features) to latents (1, latents, C, h, w)."""
+        return unpatchify(video, self.layout.grid, self.dit.config.patch, self.layout.columns)

@@ -25,6 +25,7 @@ class DiTConfig:
     depth: int = 8
     heads: int = 4
     feed_forward: int = 384
+    audio_feed_forward: int = 0      # 0: as wide as the video's
     latent_channels: int = 12
     patch: int = 2
     reference_channels: int = 64     # of the codec's coarse reference features
@@ -63,12 +64,13 @@ def patchify(latents: torch.Tensor, patch: int = 2) -> torch.Tensor:
     return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(b, n * (h // patch) * (w // patch), c * patch * patch)
 
 
-def unpatchify(tokens: torch.Tensor, grid: int, patch: int = 2) -> torch.Tensor:
-    """Inverse of ``patchify`` for a square grid of tokens."""
+def unpatchify(tokens: torch.Tensor, grid: int, patch: int = 2, columns: int = 0) -> torch.Tensor:
+    """Inverse of ``patchify`` for a grid of tokens, square unless ``columns`` are given."""
+    columns = columns or grid
     b, t, f = tokens.shape
-    n, c = t // grid ** 2, f // patch ** 2
-    x = tokens.reshape(b, n, grid, grid, c, patch, patch).permute(0, 1, 4, 2, 5, 3, 6)
-    return x.reshape(b, n, c, grid * patch, grid * patch)
+    n, c = t // (grid * columns), f // patch ** 2
+    x = tokens.reshape(b, n, grid, columns, c, patch, patch).permute(0, 1, 4, 2, 5, 3, 6)
+    return x.reshape(b, n, c, grid * patch, columns * patch)
 
 
 class Attention(Protocol):
@@ -83,13 +85,13 @@ class Attention(Protocol):
 class Stream(nn.Module):
     """One modality's half of a block."""
 
-    def __init__(self, config: DiTConfig):
+    def __init__(self, config: DiTConfig, feed_forward: int):
         super().__init__()
         d = config.width
         self.qkv = nn.Linear(d, 3 * d)
         self.out = nn.Linear(d, d)
-        self.expand = nn.Linear(d, config.feed_forward)
-        self.contract = nn.Linear(config.feed_forward, d)
+        self.expand = nn.Linear(d, feed_forward)
+        self.contract = nn.Linear(feed_forward, d)
         head = d // config.heads
         self.q_norm = nn.Parameter(torch.ones(head))
         self.k_norm = nn.Parameter(torch.ones(head))
@@ -109,8 +111,8 @@ class Block(nn.Module):
     def __init__(self, config: DiTConfig):
         super().__init__()
         self.heads = config.heads
-        self.video = Stream(config)
-        self.audio = Stream(config)
+        self.video = Stream(config, config.feed_forward)
+        self.audio = Stream(config, config.audio_feed_forward or config.feed_forward)
 
     def project(self, tokens: tuple[torch.Tensor, torch.Tensor],
                 modulation: torch.Tensor) -> torch.Tensor:
@@ -189,7 +191,7 @@ class JointDiT(nn.Module):
         c_v (B, latents, d) is shared by a latent's tokens, c_a (B, Ta, d)."""
         v, a = self.video_in(video), self.audio_in(audio)
         if condition_video is not None and v.shape[1]:
-            v = v + condition_video.repeat_interleave(self.config.layout.grid ** 2, 1)
+            v = v + condition_video.repeat_interleave(self.config.layout.places, 1)
         if condition_audio is not None:
             a = a + condition_audio
         return v, a
@@ -203,7 +205,7 @@ class JointDiT(nn.Module):
     def positions(self, tokens: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Local positions (T, 3) of a segment with these tokens."""
         layout = self.config.layout
-        return torch.cat([layout.video_positions(tokens[0].shape[1] // layout.grid ** 2),
+        return torch.cat([layout.video_positions(tokens[0].shape[1] // layout.places),
                           layout.audio_positions()[: tokens[1].shape[1]]])
 
     def context_pass(self, video: torch.Tensor, audio: torch.Tensor, distance: float) -> "SegmentAttention":

@@ -14,7 +14,8 @@ import torch
 class Layout:
     frames: int = 16                 # video frames a chunk
     temporal: int = 4                # frames a latent
-    grid: int = 8                    # video tokens along each side
+    grid: int = 8                    # video tokens down
+    grid_columns: int = 0            # and across; 0: as many as down
     audio_tokens: int = 16           # one a video frame
     audio_lead: float = 2.0          # video frames by which the audio tokens lead the picture
     head_dim: int = 64
@@ -27,11 +28,25 @@ class Layout:
 
     @property
     def latents(self) -> int:
-        return self.frames // self.temporal
+        return -(-self.frames // self.temporal)
+
+    @property
+    def unseen(self) -> int:
+        """Frames of the first latent that lie before the chunk: its decoded frames less this many are shown."""
+        return self.latents * self.temporal - self.frames
+
+    @property
+    def columns(self) -> int:
+        return self.grid_columns or self.grid
+
+    @property
+    def places(self) -> int:
+        """Video tokens a latent."""
+        return self.grid * self.columns
 
     @property
     def video_tokens(self) -> int:
-        return self.latents * self.grid ** 2
+        return self.latents * self.places
 
     @property
     def chunk_tokens(self) -> int:
@@ -39,19 +54,19 @@ class Layout:
 
     @property
     def reference_tokens(self) -> int:
-        return self.grid ** 2
+        return self.places
 
     def video_positions(self, latents: int) -> torch.Tensor:
-        """(latents * grid^2, 3) float32: centre of the latent in frames, row, column."""
-        t = torch.arange(latents, dtype=torch.float32) * self.temporal + (self.temporal - 1) / 2
-        s = torch.arange(self.grid, dtype=torch.float32)
-        return torch.stack(torch.meshgrid(t, s, s, indexing="ij"), -1).reshape(-1, 3)
+        """(latents * places, 3) float32: centre of the latent in frames, row, column."""
+        t = torch.arange(latents, dtype=torch.float32) * self.temporal + (self.temporal - 1) / 2 - self.unseen
+        y, x = (torch.arange(count, dtype=torch.float32) for count in (self.grid, self.columns))
+        return torch.stack(torch.meshgrid(t, y, x, indexing="ij"), -1).reshape(-1, 3)
 
     def audio_positions(self) -> torch.Tensor:
         """(audio_tokens, 3) float32: time in frames; in space they stand at the picture's centre."""
         t = torch.arange(self.audio_tokens, dtype=torch.float32) + self.audio_lead
-        centre = torch.full_like(t, (self.grid - 1) / 2)
-        return torch.stack([t, centre, centre], -1)
+        middle = lambda count: torch.full_like(t, (count - 1) / 2)
+        return torch.stack([t, middle(self.grid), middle(self.columns)], -1)
 
     def chunk_positions(self) -> torch.Tensor:
         return torch.cat([self.video_positions(self.latents), self.audio_positions()])

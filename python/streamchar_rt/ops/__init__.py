@@ -4,7 +4,7 @@ from __future__ import annotations
 from . import reference
 from .attention import append, attend
 from .context_cache import ContextCache, Snapshot
-from .functional import normalize_rotate, segment_attention
+from .functional import native_attention_serves, normalize_rotate, ready_rows, segment_attention
 from .machine import kernels_in_use, set_num_threads, threads
 from .modulation import adaln_modulate, gated_residual
 from .norm import QkNorm
@@ -25,7 +25,9 @@ __all__ = [
     "gated_residual",
     "istft_overlap_add",
     "kernels_in_use",
+    "native_attention_serves",
     "normalize_rotate",
+    "ready_rows",
     "reference",
     "rope_frequencies",
     "segment_attention",

@@ -14,8 +14,10 @@ from torch import Tensor
 from ..errors import ConfigError
 from . import reference
 from ._library import register
-from ._native import cpu_reason_against, cuda_attention, cuda_reason_against, float_rows, native, strided, weight_rows
-from .norm import check_groups
+from ._native import (
+    cpu_reason_against, cuda_attention, cuda_kv_append, cuda_reason_against, float_rows, native, strided, weight_rows,
+)
+from .norm import QkNorm, check_groups
 from .rope import Rope
 
 
@@ -25,6 +27,19 @@ def normalize_rotate(
     """Keys as the cache holds them: RMSNorm per head and group, then rotation. (..., T, H, D)."""
     _check_tokens("x", x, weight, bounds, rope)
     return reference.normalize_rotate(x, weight, bounds, rope, eps)
+
+
+def ready_rows(k: Tensor, v: Tensor, norm: QkNorm, rope: Rope) -> tuple[Tensor, Tensor]:
+    """Keys as a cache holds them, and values, (T, H, D) in the dtype of k; contiguous on a GPU.
+
+    One native kernel for bfloat16 on a GPU; else plain torch in float32. No gradient natively.
+    """
+    _check_tokens("k", k, norm.k_weight, norm.bounds, rope)
+    rope = rope.to(k.device)
+    gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (k, v))
+    if k.device.type == "cuda" and not gradient and cuda_reason_against(k.dtype, k.shape[-1]) is None:
+        return cuda_kv_append(k, v, norm, rope)
+    return reference.normalize_rotate(k.float(), norm.k_weight, norm.bounds, rope, norm.eps).to(k.dtype), v
 
 
 def segment_attention(
@@ -79,6 +94,15 @@ def _check_tokens(name: str, x: Tensor, weight: Tensor, bounds: Sequence[int], r
         raise ConfigError(
             f"{name} has {x.shape[-3]} tokens, bounds {bounds[-1]}, rope {rope.tokens}", hint="all must agree"
         )
+
+
+def native_attention_serves(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """None where ``segment_attention`` runs natively, else why it does not."""
+    if device.type == "cuda":
+        return cuda_reason_against(dtype, head_dim)
+    if device.type == "cpu" and dtype is torch.float32:
+        return cpu_reason_against(dtype, head_dim)
+    return f"no native attention in {dtype} on {device.type}"
 
 
 def _native_kernel(q: Tensor, *others: Tensor) -> Callable[..., tuple[Tensor, Tensor]] | None:

@@ -1,6 +1,7 @@
 """Rotary positions in three axes (time, y, x), as a table shared by every layer and step."""
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -107,5 +108,9 @@ class Rope:
         if device == self.table.device:
             return self
         if device not in self._moved:
-            self._moved[device] = Rope(self.positions.to(device), self.freqs.to(device), self.axes.to(device))
+            moved = copy.copy(self)
+            moved.positions, moved.freqs, moved.axes = (x.to(device) for x in (self.positions, self.freqs, self.axes))
+            moved._tables = {dtype: table.to(device) for dtype, table in self._tables.items()}
+            moved._shifts, moved._moved, moved.table = {}, {}, moved._tables[torch.float32]
+            self._moved[device] = moved
         return self._moved[device]

@@ -8,6 +8,7 @@ inaudible half-frame.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 
 def monotonic_path(logits: np.ndarray, first: int, *, minimum: np.ndarray, elapsed: int = 0) -> np.ndarray:
@@ -29,6 +30,30 @@ def monotonic_path(logits: np.ndarray, first: int, *, minimum: np.ndarray, elaps
         begin[unit] = max(begin[unit], earliest, 0)
         earliest = begin[unit] + minimum[unit]
     return np.searchsorted(begin[first + 1:], np.arange(steps), side="right") + first
+
+
+def monotonic_path_on_device(
+    logits: torch.Tensor, first: int, *, minimum: torch.Tensor, elapsed: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``monotonic_path`` and ``elapsed_in`` without a loop or a look at values, for a GPU that must not wait.
+
+    A unit begins when it is due and the one before has lasted its minimum: begin[u] = max(due[u], begin[u - 1] +
+    minimum[u - 1]). Less the minimums summed up so far, that is a running maximum.
+
+    ``logits``: float64 (..., T, W); ``minimum``: int64 (..., W); ``elapsed``: int64 (...), 1 or more. Returns the units
+    and the half-frames since each began, int64 (..., T); those of ``first`` count on from ``elapsed``.
+    """
+    probability = (logits - logits.amax(-1, keepdim=True)).exp()
+    probability = probability / probability.sum(-1, keepdim=True)
+    reached = probability.flip(-1).cumsum(-1).flip(-1).cummax(-2).values
+    due = (reached < 0.5).sum(-2)[..., first:]                                       # (..., W - first)
+    start = -elapsed[..., None]                                                      # when ``first`` began
+    after = minimum[..., first:-1].cumsum(-1)
+    after = torch.cat([torch.zeros_like(start), after], -1)
+    begin = (torch.cat([start, due[..., 1:]], -1) - after).cummax(-1).values + after
+    place = torch.arange(logits.shape[-2], device=logits.device)
+    offset = (begin[..., None, 1:] <= place[:, None]).sum(-1)                        # (..., T)
+    return offset + first, place - begin.gather(-1, offset)
 
 
 def elapsed_in(path: np.ndarray, before: int = 0, previous: int | None = None) -> np.ndarray:

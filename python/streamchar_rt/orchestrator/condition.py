@@ -26,6 +26,15 @@ class ConditionConfig:
     latents: int = 4
     video_lag: int = 4            # half-frames by which the picture lags the mel
 
+    @property
+    def slots_per_latent(self) -> int:
+        return -(-self.slots // self.latents)
+
+    @property
+    def video_begin(self) -> int:
+        """The first half-frame that the picture is conditioned on; the first latent may begin before the chunk."""
+        return self.past - self.video_lag - (self.slots_per_latent * self.latents - self.slots)
+
     def to_dict(self) -> dict:
         return asdict(self)
 
@@ -63,7 +72,7 @@ class ConditionEncoder(nn.Module):
         self.voice = nn.Embedding(config.voices, d)
         self.convolutions = nn.ModuleList(nn.Conv1d(d, d, 5, padding=2) for _ in range(config.depth))
         self.to_audio = nn.Linear(config.slots // config.audio_tokens * d, config.output)
-        self.to_video = nn.Linear(config.slots // config.latents * d, config.output)
+        self.to_video = nn.Linear(config.slots_per_latent * d, config.output)
 
     def forward(self, features: torch.Tensor, voice: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``features``: (B, past + slots + lookahead, FEATURES), ``voice``: int64 (B,). Returns c_v (B, latents,
@@ -74,6 +83,6 @@ class ConditionEncoder(nn.Module):
             x = x + convolution(F.silu(x))
         x = x.transpose(1, 2)
         audio = x[:, c.past: c.past + c.slots].reshape(len(x), c.audio_tokens, -1)
-        begin = c.past - c.video_lag
-        video = x[:, begin: begin + c.slots].reshape(len(x), c.latents, -1)
+        count = c.slots_per_latent * c.latents
+        video = x[:, c.video_begin: c.video_begin + count].reshape(len(x), c.latents, -1)
         return self.to_video(video), self.to_audio(audio)

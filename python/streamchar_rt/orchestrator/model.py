@@ -23,6 +23,7 @@ class OrchestratorConfig:
     width: int = 192
     layers: int = 3
     heads: int = 3
+    kv_heads: int = 0            # of the language model; 0: as many as heads
     feed_forward: int = 512
     head_layers: int = 2
     head_feed_forward: int = 384
@@ -93,8 +94,8 @@ class Orchestrator(nn.Module):
         self.history = nn.Linear(2 * config.mel_bins, d)
         self.llm = Qwen3Model(Qwen3Config(
             vocab_size=1, hidden_size=d, intermediate_size=config.feed_forward, num_hidden_layers=config.layers,
-            num_attention_heads=config.heads, num_key_value_heads=config.heads, head_dim=d // config.heads,
-            max_position_embeddings=1 + config.window + config.history_tokens, use_cache=False))
+            num_attention_heads=config.heads, num_key_value_heads=config.kv_heads or config.heads,
+            head_dim=d // config.heads, max_position_embeddings=1 + config.window + config.history_tokens, use_cache=False))
         slots = config.slots + config.lookahead
         self.noisy = nn.Linear(config.mel_bins, d)
         self.slot = nn.Parameter(torch.randn(slots, d) * 0.02)
@@ -105,18 +106,21 @@ class Orchestrator(nn.Module):
         self.pointer_key = nn.Linear(d, d)
         self.offset = nn.Linear(d, 1)
 
-    def encode(self, window: TranscriptWindow, history: torch.Tensor, voice: torch.Tensor) -> States:
+    def encode(self, window: TranscriptWindow, history: torch.Tensor, voice: torch.Tensor, *,
+               masked: bool = False) -> States:
         """Run the language model.
 
         ``history``: normalised mel of the last ``history_tokens`` tokens, (B, H, 2 * mel_bins);
-        ``voice``: int64 (B,).
+        ``voice``: int64 (B,). ``masked``: give the language model its whole mask, as a GPU wants that must not wait: it
+        looks at the values of a shorter one.
         """
         text = self.unit(window.unit) + self.stress(window.stress) + self.word_start(window.word_start) + self.place
         padding = window.unit == PAD
         x = torch.cat([self.voice(voice)[:, None], text, self.history(history)], 1)
         present = torch.cat([torch.ones_like(padding[:, :1]), ~padding,
                              torch.ones(history.shape[:2], dtype=torch.bool, device=x.device)], 1)
-        memory = self.llm(inputs_embeds=x, attention_mask=present.long()).last_hidden_state
+        mask = {"full_attention": _causal_mask(present)} if masked else present.long()
+        memory = self.llm(inputs_embeds=x, attention_mask=mask).last_hidden_state
         keys = self.pointer_key(memory[:, 1: 1 + self.config.window] + text.to(memory.dtype))
         return States(memory, keys, padding)
 
@@ -138,6 +142,12 @@ class Orchestrator(nn.Module):
         logits = self.pointer_query(x) @ states.keys.to(x.dtype).transpose(1, 2) * self.config.width ** -0.5
         logits = logits.float().masked_fill(states.padding[:, None], float("-inf"))
         return logits, torch.sigmoid(self.offset(x)[..., 0].float())
+
+
+def _causal_mask(present: torch.Tensor) -> torch.Tensor:
+    """What each place of a sequence sees, bool (B, 1, T, T): those up to it that are present (B, T)."""
+    causal = torch.ones(2 * present.shape[1:], dtype=torch.bool, device=present.device).tril()
+    return (causal & present[:, None])[:, None]
 
 
 def pointer_position(logits: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
