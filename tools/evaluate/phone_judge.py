@@ -165,6 +165,19 @@ def phone_errors(expected: Sequence[str], heard: Sequence[str], *, cut_off: bool
                        len(expected))
 
 
+def errors_by_time(expected: Sequence[str], heard: Sequence[HeardPhone]) -> tuple[np.ndarray, np.ndarray]:
+    """Of a stream that said a beginning of ``expected``: errors by phone, int (n,), and the second at which each is
+    heard, or the one before it where nothing is."""
+    names = [p.name for p in heard]
+    expected = expected[: said_prefix(expected, names)]
+    pairs = align(expected, names)
+    at = np.zeros(len(expected))
+    for pair in pairs:
+        if pair.expected is not None and pair.heard is not None:
+            at[pair.expected] = heard[pair.heard].at
+    return errors_of(pairs, expected, names), np.maximum.accumulate(at) if len(at) else at
+
+
 def rate_of(counts: Sequence[PhoneErrors]) -> tuple[float, float]:
     """Phone error rate over utterances, and its standard error: an utterance's errors come together."""
     errors, phones = (np.array(column, float) for column in zip(*counts))

@@ -3,7 +3,8 @@
     python -m tools.evaluate.sync_expert        # how often it finds the offset of clips that it has not seen
 
 After SyncNet (Chung and Zisserman 2016): windows of nine frames (0.36 s) of the lower face, and of a log-mel as long,
-become unit vectors that are near each other where they belong together. ``Sync`` has what is usually reported of it
+become unit vectors that are near each other where they belong together. What looks at a single frame are the mouth
+reader's convolutions as they are; all else is learned here. ``Sync`` has what is usually reported of it
 (LSE-D, LSE-C of Prajwal et al. 2020): the distance at the best offset, and the confidence, by how much the median of
 all offsets is further. Unit vectors are 0 to 2 apart, so the figures do not compare with the original network's.
 ``tools.train.sync_expert`` trains it, on studio drawings with true speech and nothing that a model has generated.
@@ -20,13 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tools.evaluate.mouth_reader import INPUT, lower_face
+from tools.evaluate.mouth_reader import INPUT, MouthReader, lower_face
 from tools.evaluate.phone_judge import BANDS, centred, log_mel
 
 PATH = Path(__file__).with_name("sync_expert.safetensors")
 FPS, RATE = 25, 16_000
 REACH = 15           # frames looked at either side
 SPAN = 9             # frames a window holds
+VIEW = 48 * (INPUT // 8) ** 2    # numbers the mouth reader's convolutions make of a frame
 EYE = 48             # numbers a frame becomes before windows are made of them
 MEL_PER_FRAME = 4
 
@@ -41,8 +43,8 @@ class SyncExpert(nn.Module):
     def __init__(self, width: int = 96, size: int = 64) -> None:
         super().__init__()
         layer = lambda i, o, k: (nn.Conv2d(i, o, k, 2, k // 2, bias=False), nn.BatchNorm2d(o), nn.ReLU())
-        self.eye = nn.Sequential(*layer(3, 16, 5), *layer(16, 32, 3), *layer(32, 48, 3), nn.Flatten(),
-                                 nn.Linear(48 * (INPUT // 8) ** 2, EYE))
+        self.eye = nn.Sequential(*layer(3, 16, 5), *layer(16, 32, 3), *layer(32, 48, 3), nn.Flatten())
+        self.read = nn.Linear(VIEW, EYE)
         step = lambda i, o, k, **more: (nn.Conv1d(i, o, k, bias=False, **more), nn.BatchNorm1d(o), nn.ReLU())
         halve = dict(stride=2, padding=1)
         self.picture = nn.Sequential(*step(EYE, width, 5), *step(width, width, 5), nn.Conv1d(width, size, 1))
@@ -50,8 +52,16 @@ class SyncExpert(nn.Module):
                                    *step(width, width, 5), *step(width, width, 5), nn.Conv1d(width, size, 1))
         self.sharpness = nn.Parameter(torch.tensor(2.0))     # log of the softmax's scale; training only
 
+    @classmethod
+    def beside(cls, reader: MouthReader) -> "SyncExpert":
+        """An untrained one with the reader's convolutions, which training leaves alone."""
+        expert = cls()
+        expert.eye.load_state_dict(reader.net[: len(expert.eye)].state_dict())
+        expert.eye.requires_grad_(False)
+        return expert
+
     def windows_of_picture(self, seen: torch.Tensor) -> torch.Tensor:
-        """What ``eye`` made of frames, (B, T, 48), to unit vectors (B, T - 8, 64)."""
+        """What ``see`` made of frames, (B, T, 48), to unit vectors (B, T - 8, 64)."""
         return F.normalize(self.picture(seen.transpose(1, 2)).float(), dim=1).transpose(1, 2)
 
     def windows_of_sound(self, mel: torch.Tensor) -> torch.Tensor:
@@ -63,7 +73,7 @@ class SyncExpert(nn.Module):
         """Pictures uint8 (T, 256, 256, 4) as what ``distances`` takes, float32 (T, 48)."""
         self.eval()
         crops = lower_face(frames, premultiplied=premultiplied)
-        return torch.cat([self.eye(part * 2 - 1) for part in crops.split(64)]).numpy()
+        return torch.cat([self.read(self.eye(part * 2 - 1)) for part in crops.split(64)]).numpy()
 
     @torch.inference_mode()
     def distances(self, seen: np.ndarray, samples: np.ndarray) -> list[float]:
@@ -73,12 +83,12 @@ class SyncExpert(nn.Module):
             seen: (T, 48) of ``see``.
             samples: float (n,) in [-1, 1] at 16 kHz that begin with the first picture; silence follows them.
 
-        Raises:
-            ValueError: for less than 1.6 s of pictures.
+        A clip of less than 1.6 s is continued by its last picture and silence. Raises ValueError without a picture.
         """
-        if len(seen) < SPAN + 2 * REACH + 1:
-            raise ValueError(f"the sync expert needs {SPAN + 2 * REACH + 1} frames at least, not {len(seen)}")
+        if not len(seen):
+            raise ValueError("the sync expert needs a picture at least")
         self.eval()
+        seen = np.pad(seen, ((0, max(0, SPAN + 2 * REACH + 1 - len(seen))), (0, 0)), "edge")
         count = len(seen) * RATE // FPS
         sound = np.zeros(count, np.float32)
         part = np.asarray(samples, np.float32)[:count]

@@ -97,7 +97,8 @@ def spectra(sounds: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     lengths = torch.tensor([len(x) // HOP for x in sounds])
     # Whole steps of 20 ms, and a few lengths only: compiled code is made for each length.
     width = -(-int(lengths.max()) // 64) * 64 * HOP
-    return log_mel(torch.from_numpy(np.stack([np.pad(x[:width], (0, max(0, width - len(x)))) for x in sounds]))), lengths
+    whole = np.stack([np.pad(x[:width], (0, max(0, width - len(x)))) for x in sounds])
+    return log_mel(torch.from_numpy(whole)), lengths
 
 
 def blurred(mel: torch.Tensor) -> torch.Tensor:
