@@ -84,7 +84,8 @@ def test_a_turn_begins_after_the_last_end(rng):
         assert turn_of(streams, at, place, last) == (first + 1, k)  # these streams are one turn, pushed at their start
         text = TextSampler(streams, held_out=4).text(at, last)
         seen = text[:, 0] != PAD
-        assert seen.sum() == min(TEXT, last - first) and (text[seen, 0] >= FIRST_PHONE).all() and (text[:, 3] == k).all()
+        assert seen.sum() == min(TEXT, last - first) and (text[seen, 0] >= FIRST_PHONE).all()
+        assert (text[:, 3] == k).all()
         assert text[: 5, 0].tolist() == streams.unit[first + 1: first + 6].tolist()
         # Nothing pushed yet: nothing to see.
         assert (TextSampler(streams, held_out=4).text(at, first)[:, 0] == PAD).all()
@@ -139,11 +140,18 @@ def with_pictures(batch, rng: np.random.Generator):
     return video, audio, (torch.zeros(len(audio), 4, 32), None, None), features, style
 
 
+def small(kind: str) -> torch.nn.Module:
+    if kind == "monolithic":
+        return Monolith(replace(DIT, audio_variance=1.0), 1)
+    if kind == "cascade":
+        return Cascade(DIT, CONDITION, (1, 1))
+    return (baselines.Causal if kind == "causal" else Denoiser)(DIT, CONDITION)
+
+
 @pytest.mark.parametrize("kind", baselines.KINDS)
 @pytest.mark.parametrize("picture", [False, True])
 def test_training_lowers_the_loss(kind, picture, rng, seeded):
-    net = {"product": lambda: Denoiser(DIT, CONDITION), "monolithic": lambda: Monolith(replace(DIT, audio_variance=1.0), 1),
-           "cascade": lambda: Cascade(DIT, CONDITION, (1, 1)), "causal": lambda: baselines.Causal(DIT, CONDITION)}[kind]()
+    net = small(kind)
     sampler = (TextSampler if kind == "monolithic" else StreamSampler)(small_streams(rng), held_out=4,
                                                                       seed=int(rng.integers(2 ** 31)))
     batches = Batches(sampler, None, 1, torch.device("cpu"))

@@ -183,13 +183,16 @@ def played_characters(engine: AblatedEngine) -> tuple[list[str], float]:
 
 
 def perform_text(engine: AblatedEngine, judges: Judges, name: str, text: str, *, seed: int,
-                 seconds: float | None = None, still_every: int = 0,
+                 seconds: float | None = None, still_every: int = 0, steps: int | None = None,
                  each: Callable[[Chunk], None] = lambda chunk: None) -> Take:
-    """The product says a text as one turn, to its end or for ``seconds``; ``each`` is called with every chunk."""
+    """The product says a text as one turn, to its end or for ``seconds``; ``each`` is called with every chunk.
+
+    ``steps``: of denoising; None: the bundle's.
+    """
     character = engine.character(name)
     take = Take(judges, character.look, still_every)
     engine.spoken.clear()
-    with engine.session(character, seed=seed, max_pending_text=len(text) + 1) as session:
+    with engine.session(character, seed=seed, steps=steps, max_pending_text=len(text) + 1) as session:
         session.on_event(lambda event, details: take.events.append((event, dict(details))))
         session.say(text)
         for chunk in session.turn():

@@ -47,6 +47,6 @@ class Cascade(nn.Module):
         mix, noise = t[:, None, None], torch.randn_like(video)
         with autocast:
             found = self.picture_velocity((1 - mix) * noise + mix * video, audio, reference, sink, motion, t, style)
-        zero = torch.zeros_like(audio)
-        loss, _ = flow_errors(self.picture.config, (found, zero), (video - noise, zero), t, torch.ones_like(mix), movement)
+        found, target = ((x, torch.zeros_like(audio)) for x in (found, video - noise))
+        loss, _ = flow_errors(self.picture.config, found, target, t, torch.ones_like(mix), movement)
         return {"loss": loss, "video": loss}

@@ -39,7 +39,7 @@ class CausalDiT(JointDiT):
     """The same weights under the same names as ``JointDiT``'s."""
 
     def ends(self, tokens: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Video frames at which tokens end, (T,): a latent's with its last frame, a sound's one frame after it began."""
+        """Video frames at which tokens end, (T,): a latent's with its last frame, a sound's a frame after it began."""
         layout = self.config.layout
         time = self.positions(tokens)[:, 0]
         video = tokens[0].shape[1]

@@ -37,6 +37,17 @@ def turn_of(streams: Streams, at: int, place: int, last: int) -> tuple[int, int]
     return first, max(0, -(-(at - begin) // CHUNK))
 
 
+def text_of(streams: Streams, first: int, last: int, number: int) -> np.ndarray:
+    """Units ``first`` to ``last`` as int64 (TEXT, 4) for the turn's chunk ``number``; PAD behind them."""
+    out = np.zeros((TEXT, 4), np.int64)
+    out[:, 0], out[:, 3] = PAD, number
+    stop = min(first + TEXT, last + 1)
+    if stop > first:
+        columns = (streams.unit[first:stop], streams.stress[first:stop], streams.word_start[first:stop])
+        out[: stop - first, :3] = np.stack(columns, 1)
+    return out
+
+
 class TextSampler(StreamSampler):
     """``features`` are the turn's text: int64 (B, TEXT, 4) of unit, stress, word start and the chunk's number."""
 
@@ -44,15 +55,8 @@ class TextSampler(StreamSampler):
         return torch.from_numpy(np.stack([self.text(*map(int, row[[0, 3]])) for row in rows]))
 
     def text(self, at: int, last: int) -> np.ndarray:
-        s = self.streams
-        first, number = turn_of(s, at, int(s.place[at - 1]), last)
-        out = np.zeros((TEXT, 4), np.int64)
-        out[:, 0], out[:, 3] = PAD, number
-        stop = min(first + TEXT, last + 1)
-        if stop > first:
-            columns = (s.unit[first:stop], s.stress[first:stop], s.word_start[first:stop])
-            out[: stop - first, :3] = np.stack(columns, 1)
-        return out
+        first, number = turn_of(self.streams, at, int(self.streams.place[at - 1]), last)
+        return text_of(self.streams, first, last, number)
 
 
 def waves(x: torch.Tensor) -> torch.Tensor:
@@ -119,7 +123,8 @@ class Monolith(nn.Module):
         mix = t[:, None, None]
         noise_v, noise_a = torch.randn_like(video), torch.randn_like(audio)
         with autocast:
-            window = Window((1 - mix) * noise_v + mix * video, (1 - mix) * noise_a + mix * audio, reference, sink, motion)
+            noisy = (1 - mix) * noise_v + mix * video, (1 - mix) * noise_a + mix * audio
+            window = Window(*noisy, reference, sink, motion)
             found = self.velocity(window, text, t, style)
         loss_v, loss_a = flow_errors(self.dit.config, found, (video - noise_v, audio - noise_a), t,
                                      torch.ones_like(mix), movement)
