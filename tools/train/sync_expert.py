@@ -90,7 +90,10 @@ def drawn(folder: Path, expert: SyncExpert, corpus: Corpus, count: int, seed: in
 
 
 def cut(scenes: list[Scene], count: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random clips: views float32 (count, FRAMES, 1728) and mels (count, 4 * FRAMES, 64), a little noisy."""
+    """Random clips: views float32 (count, FRAMES, 1728) and mels (count, 4 * FRAMES, 64).
+
+    A fifth of a view's numbers is left out and the mels are noisy: there are few scenes to learn by heart.
+    """
     views, mels = [], []
     for i in rng.integers(len(scenes), size=count):
         scene = scenes[i]
@@ -98,7 +101,8 @@ def cut(scenes: list[Scene], count: int, rng: np.random.Generator) -> tuple[torc
         views.append(scene.views[rng.integers(len(scene.views)), at: at + FRAMES].astype(np.float32))
         mels.append(scene.mel[at * MEL_PER_FRAME: (at + FRAMES) * MEL_PER_FRAME].astype(np.float32))
     mel = torch.from_numpy(np.stack(mels))
-    return torch.from_numpy(np.stack(views)), mel + 0.2 * torch.rand(count, 1, 1) * torch.randn_like(mel)
+    mel = mel + 0.5 * torch.rand(count, 1, 1) * torch.randn_like(mel)
+    return F.dropout(torch.from_numpy(np.stack(views)), 0.2), mel
 
 
 def contrast(expert: SyncExpert, views: torch.Tensor, mel: torch.Tensor, autocast) -> dict[str, torch.Tensor]:
