@@ -10,7 +10,7 @@ import torch
 from streamchar_rt.orchestrator.units import FIRST_PHONE, PHONES
 from tools.evaluate import phone_judge, sync_expert
 from tools.evaluate.distance import edit_distance
-from tools.evaluate.phone_judge import BLANK, PhoneErrors, PhoneJudge, greedy, phone_errors, said_prefix
+from tools.evaluate.phone_judge import BLANK, HeardPhone, PhoneErrors, PhoneJudge, greedy, phone_errors, said_prefix
 from tools.evaluate.sync_expert import MEL_PER_FRAME, REACH, SPAN, SyncExpert, best_sync
 
 
@@ -40,6 +40,35 @@ def test_the_rate_is_over_all_phones(rng):
     halves = [phone_judge.rate_of(counts * 4)[1], error]
     assert halves[0] == pytest.approx(error / 2)  # four times as many utterances
     assert phone_judge.rate_of([PhoneErrors(2, 20)] * 5) == (pytest.approx(0.1), pytest.approx(0, abs=1e-12))
+
+
+def test_errors_are_counted_where_they_are_heard(rng):
+    expected = [f"p{i}" for i in rng.permutation(60)]
+    times = np.cumsum(rng.uniform(0.05, 0.2, 60))
+    said = int(rng.integers(20, 50))  # the stream stops there
+    wrong, lost = (int(i) for i in rng.choice(np.arange(2, said - 2), 2, replace=False))
+    heard = [HeardPhone("zz" if i == wrong else expected[i], times[i]) for i in range(said) if i != lost]
+    errors, at = phone_judge.errors_by_time(expected, heard)
+    assert len(errors) == len(at) == said
+    assert np.flatnonzero(errors).tolist() == sorted((wrong, lost)) and errors.sum() == 2
+    exact = [i for i in range(said) if i not in (wrong, lost)]
+    assert at[exact] == pytest.approx(times[exact]) and (np.diff(at) >= 0).all()
+    errors, at = phone_judge.errors_by_time(expected, [])
+    assert len(errors) == len(at) == 0
+
+
+def test_the_judge_listens_while_a_voice_speaks(rng):
+    speech = pytest.importorskip("tools.evaluate.speech", reason="needs the recogniser's packages")
+    from tools.studio.flite import FliteMissingError
+
+    sounds = {text: rng.normal(0, 0.1, 9000).astype(np.float32) for text in ("Good morning.", "Well done!")}
+    heard = speech.Heard(sounds.__getitem__, PhoneJudge(), "slt")
+    try:
+        assert all(heard(text) is sound for text, sound in sounds.items())
+    except FliteMissingError as error:
+        pytest.skip(str(error))
+    assert [c.phones for c in heard.counts] == [len("g uh d m ao r n ih ng".split()), len("w eh l d ah n".split())]
+    assert heard.result()["per"] == pytest.approx(sum(c.errors for c in heard.counts) / 15)
 
 
 def test_neither_gain_nor_a_steady_filter_matters(rng):

@@ -1,6 +1,6 @@
 """Train the judge of phones (``tools.evaluate.phone_judge``) on true speech of its own, apart from the generator.
 
-    python -m tools.studio.speech --hours 3 --seed 71 --voices rms:1,slt:1,awb:1,kal16:1 --out SPEECH
+    python -m tools.studio.speech --hours 1 --seed 71 --voices rms:1,slt:1,awb:1,kal16:1 --out SPEECH
     python -m tools.train.recogniser --speech SPEECH --out DIR --minutes 12
 
 The speech has a seed that nothing generative was trained with. Every utterance is played faster or slower (which moves
@@ -95,7 +95,7 @@ class Utterances:
 def spectra(sounds: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-mels (B, T, 64) of sounds of different lengths, and how many frames each has."""
     lengths = torch.tensor([len(x) // HOP for x in sounds])
-    # Whole steps of 20 ms, and a few lengths only: compiled code is made for each length.
+    # Whole steps of 20 ms, and few lengths: memory is used again.
     width = -(-int(lengths.max()) // 64) * 64 * HOP
     whole = np.stack([np.pad(x[:width], (0, max(0, width - len(x)))) for x in sounds])
     return log_mel(torch.from_numpy(whole)), lengths

@@ -4,9 +4,9 @@
 
 ``--speech``: a corpus of ``tools.studio.speech`` that nothing generative was trained with. Each utterance is acted by a
 character of its own, drawn once, and looked at by the mouth reader's convolutions, in VIEWS disturbed ways; training
-then cuts clips from that pool, which stays in the folder. In a clip the window of a sound belongs
-to the picture's window of the same time, and to none of those up to 15 frames before or after: a contrast over
-offsets alone, so that neither voice nor face can tell. Writes the weights in use to tools/evaluate.
+then cuts clips from that pool, which stays in the folder. In a clip the window of a sound belongs to the picture's
+window of the same time, and to none of those up to 15 frames before or after: a contrast over offsets alone, so that
+neither voice nor face can tell. Writes the weights in use to tools/evaluate.
 """
 from __future__ import annotations
 
