@@ -34,7 +34,7 @@ from tools.evaluate.phone_judge import PhoneErrors, rate_of
 from tools.evaluate.recognise import Recogniser
 from tools.evaluate.report import Page, wav_bytes
 from tools.evaluate.sync_expert import best_sync
-from tools.evaluate.take import JUDGES, AblatedEngine, Judges, perform_text, played_characters, true_take, variant
+from tools.evaluate.take import JUDGES, RATE, AblatedEngine, Judges, perform_text, played_characters, true_take, variant
 from tools.evaluate.transcripts import clip_texts
 from tools.evaluate.whole_text import WholeTextPlan
 from tools.studio.cast import CAST
@@ -156,7 +156,9 @@ class Clips:
         truth = true_take(self.judges, CAST[character], voice, text, seed=seed)
         take = truth
         if name != TRUTH:
-            take = perform_text(engine, self.judges, character, text, seed=seed, steps=row.steps)
+            # A row that has lost its way through the text may never end.
+            longest = 2 + 2 * len(truth.audio) / RATE
+            take = perform_text(engine, self.judges, character, text, seed=seed, steps=row.steps, seconds=longest)
         if i < self.args.show:
             (self.args.out / f"{_stem(name)}-{i}.wav").write_bytes(wav_bytes(take.audio))
         drifts = [d.distance for d in take.drifts]
@@ -206,7 +208,8 @@ def page_of(summary: dict[str, Any], absent: dict[str, str], folder: Path, facts
         body.append([name, f"{100 * row['wer']:.2f} ± {100 * row['wer_standard_error']:.2f}",
                      f"{100 * row['per']:.2f} ± {100 * row['per_standard_error']:.2f}",
                      row["alignment"]["correlation"], row["alignment"]["offset"], row["sync"]["confidence"],
-                     row["sync"]["offset"], row["similarity"], row["drift"], row["drift_rise"], row["real_time_factor"]])
+                     row["sync"]["offset"], row["similarity"], row["drift"], row["drift_rise"],
+                     row["real_time_factor"]])
     page.table(["row", "word errors, %", "phone errors, %", "mouth against the phones", "offset",
                 "sync expert: confidence", "offset", "identity similarity", "drift", "drift: last third less first",
                 "real-time factor"], body)
