@@ -11,6 +11,7 @@ pytest.importorskip("pocketsphinx")
 from streamchar_rt.drift import BOUND  # noqa: E402
 from tests.test_reports import check_self_contained  # noqa: E402
 from tools.evaluate import long_horizon, short_clips  # noqa: E402
+from tools.evaluate.sync_expert import best_sync  # noqa: E402
 from tools.evaluate.take import FEATURE_EVERY, Judges, Take, true_take  # noqa: E402
 from tools.studio.flite import FliteMissingError, flite  # noqa: E402
 from tools.studio.sentences import evaluation_sentences  # noqa: E402
@@ -52,6 +53,8 @@ def test_the_truth_is_judged_as_true(voice, seeded):
     assert found["end_times"]["absolute_median"] < 1e-6
     (minute,) = found["minutes"]
     assert minute["errors"] == 0 and max(minute["alignment"]) > 0.85
+    assert minute["phones"] == pytest.approx(len(take.said), rel=0.1) and minute["phone_errors"] < 0.3 * len(take.said)
+    assert abs(best_sync([minute["sync"]], [1]).offset) <= 1
     # A word that is not heard, and one that is heard twice.
     lost = told.pop(2)[0]
     begin, end = told[-1][1:]
@@ -67,6 +70,7 @@ def test_short_clips_end_to_end(voice, tmp_path, monkeypatch, capsys):
     short_clips.main(command)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["clips"] == 1 and report["truth"]["alignment"]["correlation"] > 0.85
+    assert report["truth"]["per"] < 0.3 and abs(report["truth"]["sync"]["offset"]) <= 1
     assert report["picture_distance"]["pictures"] == -(-round(25 * report["product"]["seconds"]) // FEATURE_EVERY)
     parsed = check_self_contained((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert len(parsed.sources) == 4  # two sheets, two sounds

@@ -128,11 +128,16 @@ def curve(height: float) -> list[float]:
     return [height * (1 - abs(k) / 20) for k in range(-10, 11)]
 
 
+def distances(least: float) -> list[float]:
+    return [1.2 if k else least for k in range(-15, 16)]
+
+
 def test_the_short_clips_page(rng, tmp_path):
     from tools.evaluate.short_clips import page_of, summarize
 
     side = lambda errors: {"heard": "x", "errors": errors, "words": 20, "seconds": 8.0, "track_frames": 150,
                            "alignment": curve(0.8), "energy": curve(0.4), "similarity": 0.9, "drift": 0.02,
+                           "phones": {"errors": 2 * errors, "phones": 60}, "sync": distances(0.8), "frames": 200,
                            "colour": 0.01, "structure": 0.1, "movement": 1.0,
                            "real_time_factors": [0.4, 0.5] if errors else []}
     facts = {"text": "some <text>", "character": "mika", "voice": "slt"}
@@ -141,6 +146,8 @@ def test_the_short_clips_page(rng, tmp_path):
     sets["rest"] = sets["rest"][:1]
     summary = summarize(records, lambda key: sets)
     assert summary["wer_rise"] == pytest.approx(3 / 20) and summary["similarity_share"] == 1
+    assert summary["per_rise"] == pytest.approx(6 / 60)
+    assert summary["product"]["sync"] == {"offset": 0, "distance": pytest.approx(0.8), "confidence": pytest.approx(0.4)}
     assert summary["product"]["alignment"] == {"correlation": pytest.approx(0.8), "offset": 0,
                                                "correlation_at_zero": pytest.approx(0.8)}
     assert summary["product"]["real_time_factor"]["median"] == pytest.approx(0.45)
@@ -154,6 +161,7 @@ def test_the_long_horizon_page(tmp_path):
 
     minute = lambda errors, distance: {
         "words": 100, "errors": errors, "similarity": 0.8, "movement": 1.0, "track_frames": 900,
+        "phones": 400, "phone_errors": 2 * errors, "sync": distances(0.9), "frames": 1500,
         "alignment": curve(0.7), "energy": curve(0.5), "distance": distance, "colour": 0.01, "structure": 0.1}
     joins = seams.Seams(1.5, 1.4, 0.1, 9).plain
     record = lambda kind, errors: {
@@ -170,6 +178,8 @@ def test_the_long_horizon_page(tmp_path):
     assert list(summary)[0] == "sink" and list(summary)[-1] == "truth"
     assert summary["sink"]["wer"] == pytest.approx(0.15) and summary["sink"]["wer_change"] == pytest.approx(0.1)
     assert summary["sink"]["drift_change"] == pytest.approx(0.01)
+    assert summary["sink"]["per"] == pytest.approx(30 / 400) and summary["sink"]["sync"]["offset"] == 0
+    assert summary["sink"]["per_change"] == pytest.approx(20 / 400)
     assert summary["sink"]["dropped"] == 2 and summary["sink"]["runtime"] == {"dropped": 0, "repeated": 2}
     json.dumps(summary)
     settings = {"transcripts": 2, "minutes": 2, "seed": 0, "model": "m", "machine": "x", "words": [300, 310]}

@@ -2,13 +2,16 @@
 
     python -m tools.evaluate.lip_sync --bundle mini --sentences 20
 
-Two measures, both Pearson correlations over frames at the best common offset:
+Three measures. Two are Pearson correlations over frames at the best common offset:
 
 - alignment: mouth opening read from the pictures (``mouth_reader``) against the opening that the studio's
   ``perform`` gives for the phones and times that the product itself reports. Truth: the studio's own drawing of
   that very track, read by the same reader.
 - energy: mouth opening read from the pictures against the loudness of the sound, which trusts no alignment.
   Truth: flite's speech of the same sentence with the studio's picture.
+
+The third is the sync expert's (``sync_expert``): confidence, distance and offset, of the product's picture with its
+sound, and of the same truth.
 
 An offset of +k frames means that the picture is k frames (k / 25 s) later than it should be.
 """
@@ -26,6 +29,7 @@ import numpy as np
 
 from streamchar_rt.engine import Engine
 from streamchar_rt.orchestrator.units import UNIT_NAMES, is_phone
+from tools.evaluate.sync_expert import best_sync, load_expert
 
 FPS = 25
 REACH = 10           # frames looked at either side
@@ -165,6 +169,8 @@ class Tracks:
     alignment_truth: list[Pair] = field(default_factory=list)
     energy_product: list[Pair] = field(default_factory=list)
     energy_truth: list[Pair] = field(default_factory=list)
+    expert_product: list[tuple[list[float], int]] = field(default_factory=list)  # distances and frames
+    expert_truth: list[tuple[list[float], int]] = field(default_factory=list)
 
     def report(self) -> dict[str, Any]:
         out: dict[str, Any] = {}
@@ -172,6 +178,9 @@ class Tracks:
             product, truth = (synchrony(getattr(self, f"{name}_{side}")) for side in ("product", "truth"))
             out[name] = {"product": product._asdict(), "truth": truth._asdict(),
                          "share": product.correlation / truth.correlation}
+        product, truth = (best_sync(*zip(*getattr(self, f"expert_{side}"))) for side in ("product", "truth"))
+        out["expert"] = {"product": product._asdict(), "truth": truth._asdict(),
+                         "share": product.confidence / truth.confidence}
         return out
 
 
@@ -191,7 +200,7 @@ def measure(engine: AlignedEngine, sentences: Sequence[str], *, seed: int = 0,
     from tools.studio.pose import COLUMN
     from tools.studio.speech import synthesize
 
-    reader = load_reader()
+    reader, expert = load_reader(), load_expert()
     characters = [name for name in engine.characters() if name in CAST]
     if not characters:
         raise SystemExit("the bundle has none of the studio's characters (tools/studio/cast.py), so there is no truth")
@@ -202,6 +211,7 @@ def measure(engine: AlignedEngine, sentences: Sequence[str], *, seed: int = 0,
         clip = speak(engine, name, text, seed + i)
         count = len(clip.frames)
         measured = reader.read(clip.frames)
+        tracks.expert_product.append((expert.distances(expert.see(clip.frames), clip.samples), count))
         level = loudness(clip.samples, count)
         part = spoken_part(level)
         track = perform(clip.segments, count, seed=seed + i)
@@ -216,7 +226,10 @@ def measure(engine: AlignedEngine, sentences: Sequence[str], *, seed: int = 0,
         track = perform([(p.name, p.begin, p.end, p.stress) for p in true.phones], count, seed=seed + i)
         level = loudness(true.samples, count)
         part = spoken_part(level)
-        tracks.energy_truth.append((level[part], reader.read(studio_frames(CAST[name], track))[part]))
+        drawn = studio_frames(CAST[name], track)
+        tracks.energy_truth.append((level[part], reader.read(drawn)[part]))
+        sound = true.samples.astype(np.float32) / 32768
+        tracks.expert_truth.append((expert.distances(expert.see(drawn), sound), count))
 
         own = synchrony(tracks.alignment_product[-1:])
         rows.append({"text": text, "character": name, "voice": voice, "frames": len(measured), **own._asdict()})
@@ -248,6 +261,11 @@ def main() -> None:
             print(f"{name:9} {side:7} correlation {s['correlation']:.3f} at {s['offset']:+d} frames "
                   f"({s['correlation_at_zero']:.3f} at 0)")
         print(f"{name:9} share   {row['share']:.3f}")
+    for side in ("product", "truth"):
+        s = result["expert"][side]
+        print(f"expert    {side:7} confidence {s['confidence']:.3f}, distance {s['distance']:.3f} "
+              f"at {s['offset']:+d} frames")
+    print(f"expert    share   {result['expert']['share']:.3f}")
     print(f"{result['sentences']} sentences, {len(result['characters'])} characters; + is a late picture")
 
 

@@ -7,10 +7,11 @@
 
 Each transcript is said as one turn of one session, by the shipped characters in turn, and cut off after the minutes.
 Runs of several variants in one folder stand side by side in the report, with the truth: flite's speech of the same
-text under the studio's drawing, through the same judges. By minute: WER, lip sync, drift, identity, movement. Of the
-whole: words dropped and repeated, as the recogniser hears them and as the runtime tells them; how far word ends that
-are told are from where the recogniser hears them; jumps of picture and sound at the joins of chunks against those
-inside. A transcript that is finished is not done again. Writes long.jsonl, report.json, report.html to DIR.
+text under the studio's drawing, through the same judges. By minute: WER, phone errors (``phone_judge``), lip sync, the
+sync expert's confidence (``sync_expert``), drift, identity, movement. Of the whole: words dropped and repeated, as the
+recogniser hears them and as the runtime tells them; how far word ends that are told are from where the recogniser
+hears them; jumps of picture and sound at the joins of chunks against those inside. A transcript that is finished is
+not done again. Writes long.jsonl, report.json, report.html to DIR.
 """
 from __future__ import annotations
 
@@ -28,31 +29,35 @@ from tools.evaluate import heard_words, resumable
 from tools.evaluate.contact_sheet import frame_grid
 from tools.evaluate.lip_sync import FPS, correlations, loudness, spoken_part
 from tools.evaluate.long_report import page_of, summarize
+from tools.evaluate.phone_judge import errors_by_time, phones_of
 from tools.evaluate.recognise import Recogniser
 from tools.evaluate.report import wav_bytes
 from tools.evaluate.seams import frame_seams, sound_seams
 from tools.evaluate.similarity import identity_similarity
 from tools.evaluate.take import (
-    CHUNK_FRAMES, LATENT_FRAMES, POINTERS, AblatedEngine, Judges, Take, perform_text, played_characters, true_take,
-    variant,
+    CHUNK_FRAMES, JUDGES, LATENT_FRAMES, POINTERS, AblatedEngine, Judges, Take, perform_text, played_characters,
+    true_take, variant,
 )
 from tools.evaluate.transcripts import committed, long_texts
 from tools.evaluate.wer import words_of
 from tools.studio.behaviour import perform
 from tools.studio.cast import CAST
 from tools.studio.pose import COLUMN
+from tools.studio.speech import synthesize
 
 CHUNK_SAMPLES = CHUNK_FRAMES * 16_000 // FPS
 STILL_SECONDS = 5
 HEARD_SECONDS = 15  # of the beginning and of the end that the report plays
 
 
-def by_minute(take: Take, errors: np.ndarray, begins: np.ndarray, stranger: float, seed: int) -> list[dict[str, Any]]:
+def by_minute(take: Take, errors: np.ndarray, begins: np.ndarray, phones: Sequence[str], stranger: float,
+              seed: int) -> list[dict[str, Any]]:
     """One dict a minute; a last part that is shorter than half a minute belongs to the minute before.
 
     Args:
         errors: by expected word.
         begins: seconds at which each expected word begins; NaN counts to the minute of the word before.
+        phones: of the text, of which the take says a beginning.
     """
     frames, minute = take.frames, 60 * FPS
     count = max(1, round(frames / minute))
@@ -61,6 +66,9 @@ def by_minute(take: Take, errors: np.ndarray, begins: np.ndarray, stranger: floa
     audio, opening, jumps = take.audio, take.opening, take.jumps
     track = perform(take.segments, frames, seed=seed)[:, COLUMN["mouth_open"]]
     level = loudness(audio, frames)
+    phone_errors, at = errors_by_time(phones, take.judges.phones.hear(audio))
+    phone_minutes = np.minimum((at / 60).astype(int), count - 1)
+    seen, samples = take.seen, 16_000 // FPS
     rows = []
     for i in range(count):
         begin, end = i * minute, frames if i == count - 1 else (i + 1) * minute
@@ -71,15 +79,20 @@ def by_minute(take: Take, errors: np.ndarray, begins: np.ndarray, stranger: floa
         row = {"words": int(mine.sum()), "errors": int(errors[mine].sum()),
                "similarity": identity_similarity(drifts, stranger), "movement": float(jumps[max(1, begin):end].mean()),
                "track_frames": len(cut(track)), "alignment": correlations(cut(track), cut(opening)),
-               "energy": correlations(cut(level), cut(opening))}
+               "energy": correlations(cut(level), cut(opening)),
+               "phones": int((phone_minutes == i).sum()),
+               "phone_errors": int(phone_errors[phone_minutes == i].sum()), "frames": end - begin,
+               "sync": take.judges.expert.distances(seen[begin:end], audio[begin * samples: end * samples])}
         for name in ("distance", "colour", "structure"):
             row[name] = float(np.mean([getattr(d, name) for d in drifts]))
         rows.append(row)
     return rows
 
 
-def judge(take: Take, text: str | None, recogniser: Recogniser, stranger: float, seed: int) -> dict[str, Any]:
-    """What is said of one take; plain values. ``text``: of the product; None: what the take says of itself is true."""
+def judge(take: Take, text: str | None, recogniser: Recogniser, stranger: float, seed: int,
+          phones: Sequence[str] | None = None) -> dict[str, Any]:
+    """What is said of one take; plain values. ``text``, and its ``phones`` as the true voice says them: of the product;
+    None: what the take says of itself is true."""
     if text is None:
         told = [(w, word.begin, word.end) for word in take.words for w in words_of(word.text)]
         expected, begins, ends = (list(column) for column in zip(*told))
@@ -94,8 +107,9 @@ def judge(take: Take, text: str | None, recogniser: Recogniser, stranger: float,
     errors = heard_words.errors_of(pairs, expected, names)
     chunk_seams, latent_seams = frame_seams(take.jumps, CHUNK_FRAMES, LATENT_FRAMES)
     return {
-        "minutes": by_minute(take, errors, np.array(begins), stranger, seed), "words": len(expected),
-        "seconds": len(take.audio) / 16_000, "heard": " ".join(names), "runtime": runtime,
+        "minutes": by_minute(take, errors, np.array(begins), take.said if phones is None else phones, stranger, seed),
+        "words": len(expected), "seconds": len(take.audio) / 16_000, "heard": " ".join(names),
+        "runtime": runtime,
         "dropped": [expected[i] for i in heard_words.dropped(pairs)],
         "repeated": [names[i] for i in heard_words.repeated(pairs, names)],
         "end_times": heard_words.end_times(pairs, expected, ends, heard)._asdict(),
@@ -122,12 +136,14 @@ class Transcripts:
         text, name, seed = self.texts[i], self.names[i % len(self.names)], self.seed + i
         options = dict(seed=seed, seconds=self.seconds, still_every=STILL_SECONDS * FPS)
         voice = self.engine.character(name).voice
+        phones = None
         if kind == "truth":
             take = true_take(self.judges, CAST[name], voice, text, **options)
         else:
             sink, pointer = settings_of(kind)
             with variant(self.engine, sink, pointer):
                 take = perform_text(self.engine, self.judges, name, text, **options)
+            phones = phones_of(synthesize(text, voice))
         stem = key.replace("/", "-")
         times, pictures = zip(*take.stills)
         labels = [f"{t // 60:.0f}:{t % 60:02.0f}" for t in times]
@@ -135,7 +151,8 @@ class Transcripts:
         length = HEARD_SECONDS * 16_000
         for part, samples in (("begin", take.audio[:length]), ("end", take.audio[-length:])):
             (self.folder / f"{stem}-{part}.wav").write_bytes(wav_bytes(samples))
-        result = judge(take, None if kind == "truth" else text, self.recogniser, self.stranger, seed)
+        result = judge(take, None if kind == "truth" else text, self.recogniser, self.stranger, seed,
+                       phones)
         return {"variant": kind, "character": name, "voice": voice, **result}
 
 
@@ -168,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     texts = long_texts(args.transcripts, args.minutes_each, args.seed)
     kinds = (variant_name(args.sink, args.pointer), "truth")
     with AblatedEngine.load(args.bundle, threads=args.threads) as engine:
-        settings = {"model": engine.bundle.manifest["digest"], "minutes": args.minutes_each, "seed": args.seed}
+        settings = {"model": engine.bundle.manifest["digest"], "minutes": args.minutes_each, "seed": args.seed,
+                    "judges": JUDGES}
         work = Transcripts(engine, texts, args.out, minutes=args.minutes_each, seed=args.seed)
         keys = [f"{kind}/{i}" for i in range(args.transcripts) for kind in kinds]
         resumable.run(args.out / "long.jsonl", settings, keys, work)
@@ -180,8 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (args.out / "report.json").write_text(json.dumps({"settings": facts, **summary}, indent=1), encoding="utf-8")
     page_of(summary, records, args.out, facts).save(args.out / "report.html")
     for kind, row in summary.items():
-        print(f"{kind}: WER {row['wer']:.2%}, last minute less first {100 * row['wer_change']:+.2f} points; drift "
-              f"{row['distance']:.4f}, change {row['drift_change']:+.4f}; {row['dropped']} dropped, {row['repeated']} "
+        print(f"{kind}: WER {row['wer']:.2%}, phone errors {row['per']:.2%}, sync confidence "
+              f"{row['sync']['confidence']:.3f} at {row['sync']['offset']:+d}; WER of the last minute less the first "
+              f"{100 * row['wer_change']:+.2f} points; drift {row['distance']:.4f}, change "
+              f"{row['drift_change']:+.4f}; {row['dropped']} dropped, {row['repeated']} "
               f"repeated of {row['words']} words; seams: picture {row['frame_seam']:.2f}, "
               f"sound {row['sound_seam']:.2f}")
     print(args.out / "report.html", file=sys.stdout)

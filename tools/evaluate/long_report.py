@@ -9,9 +9,11 @@ import numpy as np
 
 from tools.evaluate.lip_sync import best_offset
 from tools.evaluate.report import Page
+from tools.evaluate.sync_expert import best_sync
 
-_BY_MINUTE = ("wer", "alignment", "energy", "distance", "colour", "structure", "similarity", "movement")
-_TITLES = {"wer": "word error rate, %", "distance": "drift meter: distance", "similarity": "identity similarity",
+_BY_MINUTE = ("wer", "per", "sync", "alignment", "energy", "distance", "colour", "structure", "similarity", "movement")
+_TITLES = {"wer": "word error rate, %", "per": "phone error rate, %", "sync": "sync expert: confidence",
+           "distance": "drift meter: distance", "similarity": "identity similarity",
            "alignment": "mouth against the phones, correlation", "movement": "change from frame to frame, 1/255"}
 
 
@@ -34,7 +36,10 @@ def _summary(rows: Sequence[dict]) -> dict[str, Any]:
     rate = lambda m: m["errors"] / max(1, m["words"])
     out = {
         "transcripts": len(rows), "seconds": sum(r["seconds"] for r in rows), "words": words,
-        "wer": errors / max(1, words), "wer_change": mean([rate(b) - rate(a) for a, b in first_last]),
+        "wer": errors / max(1, words), "per": _share(rows, "phone_errors", "phones"), "sync": _sync(rows),
+        "wer_change": mean([rate(b) - rate(a) for a, b in first_last]),
+        "per_change": mean([b["phone_errors"] / max(1, b["phones"]) - a["phone_errors"] / max(1, a["phones"])
+                            for a, b in first_last]),
         "drift_change": mean([b["distance"] - a["distance"] for a, b in first_last]),
         "dropped": sum(len(r["dropped"]) for r in rows), "repeated": sum(len(r["repeated"]) for r in rows),
         "end_time": {"words": sum(t["words"] for t in told),
@@ -54,10 +59,23 @@ def _summary(rows: Sequence[dict]) -> dict[str, Any]:
     return out
 
 
+def _share(rows: Sequence[dict], part: str, whole: str) -> float:
+    """Of all minutes of the records."""
+    minutes = [m for r in rows for m in r["minutes"]]
+    return sum(m[part] for m in minutes) / max(1, sum(m[whole] for m in minutes))
+
+
+def _sync(rows: Sequence[dict]) -> dict[str, float]:
+    minutes = [m for r in rows for m in r["minutes"]]
+    return best_sync([m["sync"] for m in minutes], [m["frames"] for m in minutes])._asdict()
+
+
 def _minute(parts: Sequence[dict]) -> dict[str, Any]:
     weights = [p["track_frames"] for p in parts]
     mean = lambda name: float(np.mean([p[name] for p in parts]))
     return {"wer": sum(p["errors"] for p in parts) / max(1, sum(p["words"] for p in parts)),
+            "per": sum(p["phone_errors"] for p in parts) / max(1, sum(p["phones"] for p in parts)),
+            "sync": best_sync([p["sync"] for p in parts], [p["frames"] for p in parts])._asdict(),
             "words": sum(p["words"] for p in parts),
             **{m: best_offset([p[m] for p in parts], weights)._asdict() for m in ("alignment", "energy")},
             **{name: mean(name) for name in ("distance", "colour", "structure", "similarity", "movement")}}
@@ -77,6 +95,10 @@ def page_of(summary: dict[str, dict], records: dict[str, dict], folder: Path, se
         row("words", lambda s: s["words"]),
         row("word error rate, %", lambda s: 100 * s["wer"]),
         row("the same, last minute less first, points", lambda s: 100 * s["wer_change"]),
+        row("phone error rate (second judge), %", lambda s: 100 * s["per"]),
+        row("the same, last minute less first, points", lambda s: 100 * s["per_change"]),
+        row("sync expert: offset, frames", lambda s: s["sync"]["offset"]),
+        row("sync expert: confidence", lambda s: s["sync"]["confidence"]),
         row("drift meter: distance", lambda s: s["distance"]),
         row("the same, last minute less first", lambda s: s["drift_change"]),
         row("identity similarity to the reference", lambda s: s["similarity"]),
@@ -102,7 +124,7 @@ def page_of(summary: dict[str, dict], records: dict[str, dict], folder: Path, se
               "once.")
     page.heading("By minute")
     for name, title in _TITLES.items():
-        value = lambda m: 100 * m[name] if name == "wer" else m[name]["correlation"] if name == "alignment" else m[name]
+        value = lambda m: _number(m, name)
         page.chart({kind: [(i + 1.0, value(m)) for i, m in enumerate(s["minutes"])] for kind, s in summary.items()},
                    x="minute", y=title)
     page.table(["minute", "variant", *(_TITLES.get(name, name) for name in _BY_MINUTE)],
@@ -126,10 +148,19 @@ def page_of(summary: dict[str, dict], records: dict[str, dict], folder: Path, se
     return page
 
 
+def _number(minute: dict[str, Any], name: str) -> float:
+    value = minute[name]
+    if name in ("wer", "per"):
+        return 100 * value
+    return value.get("correlation", value.get("confidence")) if isinstance(value, dict) else value
+
+
 def _plain(minute: dict[str, Any], name: str) -> float | str:
     if name in ("alignment", "energy"):
         return f"{minute[name]['correlation']:.3f} at {minute[name]['offset']:+d}"
-    return 100 * minute[name] if name == "wer" else minute[name]
+    if name == "sync":
+        return f"{minute[name]['confidence']:.3f} at {minute[name]['offset']:+d}"
+    return _number(minute, name)
 
 
 def _thinned(values: Sequence[float], step: float, of: int = 8) -> list[tuple[float, float]]:

@@ -6,7 +6,8 @@
 For each clip the product says a text of held-out sentences as one turn of a new session, the shipped characters in
 turn, each with its own voice. The truth is flite's speech of the same text in the same voice, with the studio's
 drawing of the same character acting to flite's own phones. Both go through the same judges: pocketsphinx (WER), the
-mouth reader (lip sync, see ``lip_sync``), the drift meter (identity), random features (picture distance, see
+judge of phones (``phone_judge``, against flite's phones of the text), the mouth reader (lip sync, see ``lip_sync``),
+the sync expert (``sync_expert``), the drift meter (identity), random features (picture distance, see
 ``picture_distance``). Writes clips.jsonl, report.json and report.html, which needs nothing else, to DIR.
 """
 from __future__ import annotations
@@ -24,12 +25,14 @@ import numpy as np
 from tools.evaluate import resumable
 from tools.evaluate.contact_sheet import frame_grid, sheet_of
 from tools.evaluate.lip_sync import best_offset, correlations, loudness, spoken_part
+from tools.evaluate.phone_judge import PhoneErrors, phone_errors, rate_of
 from tools.evaluate.picture_distance import SEED, frechet_distance
 from tools.evaluate.recognise import Recogniser
 from tools.evaluate.report import Page, wav_bytes
 from tools.evaluate.similarity import identity_similarity
+from tools.evaluate.sync_expert import best_sync
 from tools.evaluate.take import (
-    FEATURE_EVERY, AblatedEngine, Judges, Take, another_performance, perform_text, played_characters, true_take,
+    FEATURE_EVERY, JUDGES, AblatedEngine, Judges, Take, another_performance, perform_text, played_characters, true_take,
 )
 from tools.evaluate.transcripts import clip_texts
 from tools.evaluate.wer import score
@@ -42,8 +45,9 @@ SHOWN_EVERY = 6  # frames
 
 
 # ------------------------------------------------------------------ one clip
-def judge(take: Take, text: str, recogniser: Recogniser, stranger: float, seed: int) -> dict[str, Any]:
-    """What is said of one side of a clip; plain values."""
+def judge(take: Take, text: str, phones: Sequence[str], recogniser: Recogniser, stranger: float,
+          seed: int) -> dict[str, Any]:
+    """What is said of one side of a clip; plain values. ``phones``: of the text, as the true voice says them."""
     audio = take.audio
     heard = recogniser(audio)
     edits, words = score(text, heard)
@@ -53,6 +57,8 @@ def judge(take: Take, text: str, recogniser: Recogniser, stranger: float, seed: 
     measured = take.opening[part]
     return {
         "heard": heard, "errors": edits.errors, "words": words, "seconds": len(audio) / 16_000,
+        "phones": phone_errors(phones, [p.name for p in take.judges.phones.hear(audio)])._asdict(),
+        "frames": take.frames, "sync": take.judges.expert.distances(take.seen, audio),
         "track_frames": len(measured), "alignment": correlations(track, measured),
         "energy": correlations(level[part], measured), "similarity": identity_similarity(take.drifts, stranger),
         "drift": float(np.mean([d.distance for d in take.drifts])),
@@ -90,7 +96,7 @@ class Clips:
             for side, take in zip(SIDES, (product, truth)):
                 (self.folder / f"{side}-{key}.wav").write_bytes(wav_bytes(take.audio))
         return {"text": text, "character": name, "voice": voice,
-                **{side: judge(take, text, self.recogniser, self.stranger, seed)
+                **{side: judge(take, text, truth.said, self.recogniser, self.stranger, seed)
                    for side, take in zip(SIDES, (product, truth))}}
 
 
@@ -109,9 +115,12 @@ def summarize(records: dict[str, dict], features: Callable[[str], dict[str, np.n
         rate = errors.sum() / words.sum()
         deviation = np.sqrt(np.square(errors - rate * words).sum()) / words.sum()  # a clip's errors come together
         weights = [row["track_frames"] for row in rows]
+        per, per_deviation = rate_of([PhoneErrors(**row["phones"]) for row in rows])
         factors = [f for row in rows for f in row["real_time_factors"]]
         out[side] = {
             "wer": float(rate), "wer_standard_error": float(deviation),
+            "per": per, "per_standard_error": per_deviation,
+            "sync": best_sync([row["sync"] for row in rows], [row["frames"] for row in rows])._asdict(),
             "words": int(words.sum()), "seconds": float(sum(row["seconds"] for row in rows)),
             **{measure: best_offset([row[measure] for row in rows], weights)._asdict()
                for measure in ("alignment", "energy")},
@@ -122,6 +131,7 @@ def summarize(records: dict[str, dict], features: Callable[[str], dict[str, np.n
         }
     product, truth = out["product"], out["truth"]
     out["wer_rise"] = product["wer"] - truth["wer"]
+    out["per_rise"] = product["per"] - truth["per"]
     out["similarity_share"] = product["similarity"] / truth["similarity"]
     out["sync_share"] = {m: product[m]["correlation"] / truth[m]["correlation"] for m in ("alignment", "energy")}
     out["picture_distance"] = distances([features(key) for key in records])
@@ -149,8 +159,15 @@ def page_of(summary: dict[str, Any], records: dict[str, dict], folder: Path, set
     page.table(["measure", "product", "truth", "product / truth"], [
         ["word error rate, %", 100 * p["wer"], 100 * t["wer"], f"rise {100 * summary['wer_rise']:.2f} points"],
         ["± (standard error over clips)", 100 * p["wer_standard_error"], 100 * t["wer_standard_error"], None],
+        ["phone error rate (second judge), %", 100 * p["per"], 100 * t["per"],
+         f"rise {100 * summary['per_rise']:.2f} points"],
+        ["± (standard error over clips)", 100 * p["per_standard_error"], 100 * t["per_standard_error"], None],
         ["mouth against the phones", sync(p, "alignment"), sync(t, "alignment"), summary["sync_share"]["alignment"]],
         ["mouth against the loudness", sync(p, "energy"), sync(t, "energy"), summary["sync_share"]["energy"]],
+        ["sync expert: offset, frames", p["sync"]["offset"], t["sync"]["offset"], None],
+        ["sync expert: confidence", p["sync"]["confidence"], t["sync"]["confidence"],
+         p["sync"]["confidence"] / t["sync"]["confidence"]],
+        ["sync expert: distance", p["sync"]["distance"], t["sync"]["distance"], None],
         ["identity similarity to the reference", p["similarity"], t["similarity"], summary["similarity_share"]],
         ["drift meter: distance", p["drift"], t["drift"], p["drift"] / t["drift"]],
         ["drift meter: colour (OKLab)", p["colour"], t["colour"], p["colour"] / t["colour"]],
@@ -199,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("at least one clip of 2 s")
     args.out.mkdir(parents=True, exist_ok=True)
     with AblatedEngine.load(args.bundle, threads=args.threads) as engine:
-        settings = {"model": engine.bundle.manifest["digest"], "seconds": args.seconds, "seed": args.seed}
+        settings = {"model": engine.bundle.manifest["digest"], "seconds": args.seconds, "seed": args.seed,
+                    "judges": JUDGES}
         texts = clip_texts(args.clips, args.seconds, args.seed)
         clips = Clips(engine, texts, args.out, seed=args.seed, shown=args.show)
         records = resumable.run(args.out / "clips.jsonl", settings, [str(i) for i in range(args.clips)], clips)
@@ -210,7 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (args.out / "report.json").write_text(json.dumps({"settings": facts, **summary}, indent=1), encoding="utf-8")
     page_of(summary, records, args.out, facts).save(args.out / "report.html")
     p, t = summary["product"], summary["truth"]
-    print(f"WER {p['wer']:.2%} (true voice {t['wer']:.2%}), sync {p['alignment']['correlation']:.3f} at "
+    print(f"WER {p['wer']:.2%} (true voice {t['wer']:.2%}), phone errors {p['per']:.2%} ({t['per']:.2%}), expert's "
+          f"confidence {p['sync']['confidence']:.3f} at {p['sync']['offset']:+d} ({t['sync']['confidence']:.3f} at "
+          f"{t['sync']['offset']:+d}), sync {p['alignment']['correlation']:.3f} at "
           f"{p['alignment']['offset']:+d} frames ({summary['sync_share']['alignment']:.2f} of the truth's), identity "
           f"{summary['similarity_share']:.3f} of the truth's; {args.out / 'report.html'}", file=sys.stdout)
 

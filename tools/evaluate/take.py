@@ -21,8 +21,10 @@ from streamchar_rt.orchestrator.units import is_pause, is_phone
 from streamchar_rt.planner import Plan
 from tools.evaluate.lip_sync import FPS, AlignedEngine, Segment, segments_of
 from tools.evaluate.mouth_reader import MouthReader, load_reader
+from tools.evaluate.phone_judge import PhoneJudge, load_judge
 from tools.evaluate.picture_distance import PictureFeatures
 from tools.evaluate.similarity import stranger_distance
+from tools.evaluate.sync_expert import SyncExpert, load_expert
 from tools.studio.cast import CAST
 
 RATE = 16_000
@@ -30,6 +32,7 @@ CHUNK_FRAMES = 16
 LATENT_FRAMES = 4
 FEATURE_EVERY = 8  # frames; one of so many is kept as numbers
 POINTERS = ("model", "paced")
+JUDGES = 2  # counts up where what is kept of a take changes: results of other judges are not mixed
 
 
 class TakeWord(NamedTuple):
@@ -41,9 +44,11 @@ class TakeWord(NamedTuple):
 
 @dataclass
 class Judges:
-    """What looks at every frame; made once."""
+    """What looks at every frame and hears every sample; made once."""
 
     reader: MouthReader = field(default_factory=load_reader)
+    phones: PhoneJudge = field(default_factory=load_judge)
+    expert: SyncExpert = field(default_factory=load_expert)
     features: PictureFeatures = field(default_factory=PictureFeatures)
 
 
@@ -56,6 +61,7 @@ class Take:
         jumps: float32 (T,), mean absolute change from the frame before, in 1/255 over grey; the first is 0.
         drifts: one a chunk.
         features: float32 (T / 8, 64), see ``picture_distance``.
+        seen: float32 (T, 48), what the sync expert needs of the pictures.
         stills: (second, picture) of one frame in ``still_every``; none where that is 0.
     """
 
@@ -67,6 +73,7 @@ class Take:
     all_jumps: list[np.ndarray] = field(default_factory=list)
     drifts: list[Drift] = field(default_factory=list)
     all_features: list[np.ndarray] = field(default_factory=list)
+    all_seen: list[np.ndarray] = field(default_factory=list)
     stills: list[tuple[float, np.ndarray]] = field(default_factory=list)
     words: list[TakeWord] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
@@ -80,6 +87,7 @@ class Take:
         self.openings.append(self.judges.reader.read(frames))
         self.drifts.append(drift or drift_between(look_at(frames), self.look))
         self.all_features.append(self.judges.features(frames[-first % FEATURE_EVERY:: FEATURE_EVERY]))
+        self.all_seen.append(self.judges.expert.see(frames))
         seen = _over_grey(frames)
         before = np.concatenate([seen[:1] if self._before is None else self._before, seen[:-1]])
         self.all_jumps.append(np.abs(seen - before).mean((1, 2, 3)))
@@ -107,6 +115,15 @@ class Take:
     @property
     def features(self) -> np.ndarray:
         return np.concatenate(self.all_features)
+
+    @property
+    def seen(self) -> np.ndarray:
+        return np.concatenate(self.all_seen)
+
+    @property
+    def said(self) -> list[str]:
+        """The phones of ``segments``."""
+        return [segment[0] for segment in self.segments if segment[0] != "pau"]
 
 
 def _over_grey(frames: np.ndarray) -> np.ndarray:
@@ -166,13 +183,16 @@ def played_characters(engine: AblatedEngine) -> tuple[list[str], float]:
 
 
 def perform_text(engine: AblatedEngine, judges: Judges, name: str, text: str, *, seed: int,
-                 seconds: float | None = None, still_every: int = 0,
+                 seconds: float | None = None, still_every: int = 0, steps: int | None = None,
                  each: Callable[[Chunk], None] = lambda chunk: None) -> Take:
-    """The product says a text as one turn, to its end or for ``seconds``; ``each`` is called with every chunk."""
+    """The product says a text as one turn, to its end or for ``seconds``; ``each`` is called with every chunk.
+
+    ``steps``: of denoising; None: the bundle's.
+    """
     character = engine.character(name)
     take = Take(judges, character.look, still_every)
     engine.spoken.clear()
-    with engine.session(character, seed=seed, max_pending_text=len(text) + 1) as session:
+    with engine.session(character, seed=seed, steps=steps, max_pending_text=len(text) + 1) as session:
         session.on_event(lambda event, details: take.events.append((event, dict(details))))
         session.say(text)
         for chunk in session.turn():
