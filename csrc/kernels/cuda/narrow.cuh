@@ -1,28 +1,22 @@
 // Narrow keys and values as float16, exactly; see kv_storage.h.
 #pragma once
 
-#include <cstdint>
-
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/kv_storage.h"
 
 namespace streamchar::cuda {
 
 // Bytes 0 and 1 (`pair` 0) or 2 and 3 of a word.
 __device__ __forceinline__ uint32_t float8_to_f16(uint32_t word, int pair) {
-  uint32_t halves;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-  const auto bytes = static_cast<uint16_t>(word >> 16 * pair);
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(bytes));
+  return convert_float8(word >> 16 * pair);
 #else
-  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(halves) : "r"(spread_float8(word, pair)), "r"(0x5C005C00u));  // 256
+  return multiply_halves(spread_float8(word, pair), 0x5C005C00u);  // 256
 #endif
-  return halves;
 }
 
 __device__ __forceinline__ uint32_t int8_to_f16(uint32_t word, int pair) {
-  uint32_t halves;
-  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(halves) : "r"(spread_int8(word, pair)), "r"(0x64806480u));      // 1152
-  return halves;
+  return subtract_halves(spread_int8(word, pair), 0x64806480u);    // 1152
 }
 
 // Eight elements.

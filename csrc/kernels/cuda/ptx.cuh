@@ -68,6 +68,26 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
   return kHalf ? pack_f16(low, high) : pack_bf16(low, high);
 }
 
+// Two float16 at a time.
+__device__ __forceinline__ uint32_t multiply_halves(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+__device__ __forceinline__ uint32_t subtract_halves(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+// The two e4m3 of the lower half of `bytes`, as float16.
+__device__ __forceinline__ uint32_t convert_float8(uint32_t bytes) {
+  uint32_t r;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(static_cast<uint16_t>(bytes)));
+  return r;
+}
+#endif
+
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -43,10 +43,11 @@ def to_storage(x: Tensor, dtype: torch.dtype, magnitude: Tensor | None = None) -
         magnitude: per head; by default the largest there is.
     """
     if magnitude is None:
-        magnitude = x.detach().abs().amax((-3, -1)).float() if x.shape[-3] else x.new_zeros(x.shape[-2], dtype=torch.float32)
+        largest = x.detach().abs().amax(-1)
+        magnitude = (largest.amax(-2) if x.shape[-3] else largest.new_zeros((*x.shape[:-3], x.shape[-2]))).float()
     limit = STORAGE_LIMIT[dtype]
-    scaled = x.float() * (limit / magnitude.clamp(min=_LEAST_RANGE))[..., None, :, None]
-    scaled = scaled.clamp(-limit, limit)
+    factor = torch.full_like(magnitude, limit) / magnitude.clamp(min=_LEAST_RANGE)  # a number / tensor rounds twice
+    scaled = (x.float() * factor[..., None, :, None]).clamp(-limit, limit)
     return (scaled.round() if dtype is torch.int8 else scaled).to(dtype), magnitude
 
 
