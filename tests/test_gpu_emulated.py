@@ -67,7 +67,8 @@ def attend(gpu, problems, path, processors, seed, extras=None):
         kept.append((q, weight))
         results.append((out, lse))
     workspace = torch.zeros(native.layout.partial_bytes(12, head_dim, max(processors, 1)), dtype=torch.uint8)
-    call = [head_dim, kind, workspace.data_ptr(), workspace.numel(), len(problems), *streams, len(segments) // 11, *segments]
+    call = [head_dim, kind, workspace.data_ptr(), workspace.numel(), len(problems), *streams, len(segments) // 11]
+    call += segments
     assert gpu.emulated_attention(numbers(call), int(path == "sm90"), processors, seed) == 0
     assert not bool(workspace[:COUNTERS].any())       # ready for the next call
     return results

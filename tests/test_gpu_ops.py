@@ -84,7 +84,9 @@ NARROW = [torch.float8_e4m3fn, torch.int8]
 @pytest.mark.parametrize("path", attention_paths())
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("dtype", NARROW)
-@pytest.mark.parametrize("tokens,rows", [(1, [1]), (63, [128, 5]), (200, [16, 0, 257]), (131, [80, 48, 33, 5, 64]), (3, [])])
+@pytest.mark.parametrize(
+    "tokens,rows", [(1, [1]), (63, [128, 5]), (200, [16, 0, 257]), (131, [80, 48, 33, 5, 64]), (3, [])]
+)
 def test_narrow_keys_and_values_lose_nothing_but_their_rounding(path, head_dim, dtype, tokens, rows):
     problem = AttentionProblem.random(tokens, rows, heads=3, head_dim=head_dim)
     for i, (k, v) in enumerate(zip(problem.keys, problem.values)):

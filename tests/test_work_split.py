@@ -148,7 +148,8 @@ def test_merging_the_parts_of_a_tile_gives_the_softmax_over_all_keys(seeded):
         top = max(m for m, _, _ in state)
         merged = sum(np.exp2(m - top) * v for m, _, v in state) / sum(np.exp2(m - top) * d for m, d, _ in state)
         weights = np.exp2(logits - logits.max()).ravel()
-        assert len(parts) == 5 and math.isclose(merged, weights @ values.ravel() / weights.sum(), rel_tol=1e-9, abs_tol=1e-12)
+        wanted = weights @ values.ravel() / weights.sum()
+        assert len(parts) == 5 and math.isclose(merged, wanted, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def float8_of(values: torch.Tensor) -> list[int]:

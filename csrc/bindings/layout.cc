@@ -62,9 +62,7 @@ int64_t row_offset(bool value, int heads, int head_dim, int capacity, int token,
 
 constexpr int kStreams = 8;
 
-// Every thread block's parts, in its own order: (stream, head, query block, key blocks, begin, end, rotation, slot,
-// first and last thread block of the tile, slots in the order they are merged). `work`: (heads, query blocks, key blocks)
-// of each stream.
+// Every thread block's parts, in its own order. `work`: (heads, query blocks, key blocks) of each stream.
 std::vector<std::vector<py::dict>> work_split(const std::vector<std::tuple<int, int, int>>& work, int blocks) {
   if (work.size() > kStreams) throw std::invalid_argument("at most 8 streams");
   StreamWork list[kStreams] = {};

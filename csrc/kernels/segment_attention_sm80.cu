@@ -93,8 +93,8 @@ __device__ __forceinline__ void fetch_tile(unsigned char* target, const TokenVie
 
 // The warp's 16 queries for one segment, as operands of multiply_add; `unit`: of the segment's keys.
 template <int kDim, bool kNarrow>
-__device__ __forceinline__ void make_queries(const AttentionStream& stream, const Segment& segment, float unit, int head,
-                                             int first_row, unsigned char* shared, int warp, int lane,
+__device__ __forceinline__ void make_queries(const AttentionStream& stream, const Segment& segment, float unit,
+                                             int head, int first_row, unsigned char* shared, int warp, int lane,
                                              uint32_t (&query)[kDim / 16][4]) {
   const bool moved = segment.moved && stream.moved.data;
 #pragma unroll 2
@@ -119,7 +119,8 @@ __device__ __forceinline__ void make_queries(const AttentionStream& stream, cons
   __syncwarp();
 #pragma unroll
   for (int k = 0; k < kDim / 16; ++k) {
-    load_matrices(query[k], shared_address(shared) + swizzled_offset<kDim>(warp * 16 + (lane & 15), k * 2 + (lane >> 4)));
+    load_matrices(query[k],
+                  shared_address(shared) + swizzled_offset<kDim>(warp * 16 + (lane & 15), k * 2 + (lane >> 4)));
   }
   __syncwarp();
 }
@@ -178,7 +179,7 @@ __device__ __forceinline__ void attend(const SegmentAttention& call, const WorkP
     __syncthreads();
     fetch_keys(stage ^ 1, more);
 
-    float logits[kKeys / 2] = {};  // of keys 8 n + 2 (lane % 4) and the next: rows r have elements 4 n + 2 r and the next
+    float logits[kKeys / 2] = {};  // as AttentionRows has sums, with keys for channels
     const uint32_t keys = base + Layout::kKeyTiles + stage * Layout::kTileBytes;
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k) {
@@ -298,7 +299,9 @@ int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
 int segment_attention_sm80(const SegmentAttention& call, int processors, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
   const bool narrow = is_narrow(call.storage);
-  if (call.head_dim == 64) return narrow ? launch<64, true>(call, processors, on) : launch<64, false>(call, processors, on);
+  if (call.head_dim == 64) {
+    return narrow ? launch<64, true>(call, processors, on) : launch<64, false>(call, processors, on);
+  }
   if (call.head_dim == 128) {
     return narrow ? launch<128, true>(call, processors, on) : launch<128, false>(call, processors, on);
   }
@@ -308,7 +311,9 @@ int segment_attention_sm80(const SegmentAttention& call, int processors, void* s
 int segment_attention_workspace_sm80(int head_dim, KvStorage storage, int processors, int64_t& bytes) {
   const bool narrow = is_narrow(storage);
   int blocks = 0, error = cudaErrorInvalidValue;
-  if (head_dim == 64) error = narrow ? most_blocks<64, true>(processors, blocks) : most_blocks<64, false>(processors, blocks);
+  if (head_dim == 64) {
+    error = narrow ? most_blocks<64, true>(processors, blocks) : most_blocks<64, false>(processors, blocks);
+  }
   if (head_dim == 128) {
     error = narrow ? most_blocks<128, true>(processors, blocks) : most_blocks<128, false>(processors, blocks);
   }

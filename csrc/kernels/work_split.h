@@ -119,9 +119,9 @@ struct WorkSplit {
   // Where thread block `block`, one of those that share the tile of `p`, puts its result: in its first slot if it
   // starts within the tile or with it.
   SC_HOST_DEVICE int slot_of(const WorkPart& p, int block) const {
+    const int tile = p.head * work[p.stream].query_blocks + p.query_block;
     const uint32_t tile_unit =
-        first_unit[p.stream] +
-        static_cast<uint32_t>(p.head * work[p.stream].query_blocks + p.query_block) * static_cast<uint32_t>(p.key_blocks);
+        first_unit[p.stream] + static_cast<uint32_t>(tile) * static_cast<uint32_t>(p.key_blocks);
     return 2 * block + (start(block) < tile_unit);
   }
 

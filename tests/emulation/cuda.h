@@ -16,8 +16,8 @@ enum { CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSO
        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE };
 
 inline CUresult cuTensorMapEncodeTiled(CUtensorMap* map, int, uint32_t rank, void* data, const cuuint64_t* sizes,
-                                       const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t*, int, int, int,
-                                       int) {
+                                       const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t*, int, int,
+                                       int, int) {
   if (rank != 3 || reinterpret_cast<uintptr_t>(data) % 16 || strides[0] % 16 || strides[1] % 16) {
     return CUDA_ERROR_INVALID_VALUE;
   }

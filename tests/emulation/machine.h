@@ -175,7 +175,7 @@ inline void run_block(unsigned block, int threads) {
       }
     }
     if (left > 0 && m.progress == before) {
-      throw std::runtime_error("block " + std::to_string(block) + ": " + std::to_string(left) + " threads wait for ever");
+      throw std::runtime_error(std::to_string(left) + " threads of block " + std::to_string(block) + " wait for ever");
     }
   }
 }

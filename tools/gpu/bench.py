@@ -93,7 +93,8 @@ def bench_streams(out: Path) -> None:
         joined = lambda results: torch.cat([o for o, _ in results])
         wanted = joined([p.attend("sm80") for p in problems]).float()
         for way, call in (
-            ("native", lambda: attend_together(problems)), ("native, one by one", lambda: [p.attend() for p in problems])
+            ("native", lambda: attend_together(problems)),
+            ("native, one by one", lambda: [p.attend() for p in problems]),
         ):
             _measure(out, "segment_attention streams", case, way, lambda call=call: joined(call()), wanted,
                      flops=sum(p.flops for p in problems), nbytes=sum(p.nbytes for p in problems))

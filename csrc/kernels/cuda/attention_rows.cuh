@@ -1,6 +1,6 @@
-// The results of query rows, as mma.sync and wgmma both leave them with the threads: a warp has 16 rows and a thread two
-// of them, `lane / 4` and eight further, with two channels in every eight. Writes them out, or merges the parts of a tile
-// that was split (work_split.h).
+// The results of query rows, as mma.sync and wgmma both leave them with the threads: a warp has 16 rows and a thread
+// two of them, `lane / 4` and eight further, with two channels in every eight. Writes them out, or merges the parts of
+// a tile that was split (work_split.h).
 #pragma once
 
 #include "kernels/cuda/key_walk.cuh"
@@ -69,8 +69,8 @@ struct AttentionRows {
     auto* counters = static_cast<unsigned*>(workspace);
     auto* slots = reinterpret_cast<float*>(counters + PartialLayout::kCounters);
     write(slots + layout.partial(part.slot, warp), lane);
-    // Release and acquire, by the pattern of the CUDA guide's threadFenceReduction: every lane's stores are fenced, then
-    // ordered before lane 0's arrival; and the last arrival is ordered before every lane's loads, which skip L1.
+    // Release and acquire, as in the CUDA samples' threadFenceReduction: every lane's stores are fenced, then ordered
+    // before lane 0's arrival; and the last arrival is ordered before every lane's loads, which skip L1.
     __threadfence();
     __syncwarp();
     unsigned arrived = 0, *counter = counters + layout.counter(part.last_block, warp);

@@ -290,7 +290,8 @@ def cuda_attention_streams(
             shift = None if still else stream.rope.shift(s.distance, torch.float32, device)
             ranges = s.ranges or (None, None)
             kept += [key, value, shift]
-            listed.append((strided(key), strided(value), key.shape[0], s.moved, _address(shift), *map(_address, ranges)))
+            listed.append((strided(key), strided(value), key.shape[0], s.moved, _address(shift),
+                           *map(_address, ranges)))
         results.append((out, lse))
     with torch.cuda.device(device):
         scratch = _shared_workspace(head_dim, dtype, path) if workspace is None else workspace

@@ -36,7 +36,8 @@ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, 
       unsigned char* to = m.shared + swizzled_128(target + r * 128 + piece * 16);
       const bool inside = row + r < map->sizes[1] && column + piece * 8 < map->sizes[0];
       if (inside) {
-        std::memcpy(to, map->data + (column + piece * 8) * 2 + (row + r) * map->strides[0] + head * map->strides[1], 16);
+        const char* from = map->data + (row + r) * map->strides[0] + head * map->strides[1];
+        std::memcpy(to, from + (column + piece * 8) * 2, 16);
       } else {
         std::memset(to, 0, 16);
       }

@@ -55,8 +55,8 @@ inline void load_matrices_as(uint32_t (&r)[4], uint32_t address, bool transposed
 inline void load_matrices(uint32_t (&r)[4], uint32_t address) { load_matrices_as(r, address, false); }
 inline void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) { load_matrices_as(r, address, true); }
 
-// This lane's rows r and r + 8 of a warp's 16 x 16 operand whose fragments the lanes show: register i of lane 4 r + q has
-// columns 8 (i / 2) + 2 q and the next of row r + 8 (i % 2).
+// This lane's rows r and r + 8 of a warp's 16 x 16 operand whose fragments the lanes show: register i of lane 4 r + q
+// has columns 8 (i / 2) + 2 q and the next of row r + 8 (i % 2).
 struct WarpRows {
   float a[2][16];
   WarpRows(const emulated::Post* lanes, int lane, bool half) {
