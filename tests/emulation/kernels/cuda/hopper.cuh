@@ -16,6 +16,7 @@ inline void barrier_arrive(uint32_t barrier) {
   if (b.pending-- == 0) std::abort();
   b.settle();
   ++emulated::machine().progress;
+  emulated::machine().yield();  // whoever waited may be quicker than what comes next here
 }
 inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
   barrier_at(barrier).bytes += bytes;
