@@ -98,28 +98,36 @@ code version = [1,8]
 """
 
 
-def listing(head_dim, logits, values, copies=None, extra=()):
-    copies = 2 * head_dim // 64 if copies is None else copies
-    opcodes = ["HGMMA.64x128x16.F32.BF16"] * logits + [f"HGMMA.64x{head_dim}x16.F32.BF16"] * values
+def listing(head_dim, narrow, logits=None, copies=None, extra=()):
+    kind = "F32" if narrow else "F32.BF16"
+    copies = (0 if narrow else 2 * head_dim // 64) if copies is None else copies
+    opcodes = [f"HGMMA.64x128x16.{kind}"] * (2 * head_dim // 16 if logits is None else logits)
+    opcodes += [f"HGMMA.64x{head_dim}x16.{kind}"] * 16
     opcodes += ["UTMALDG.3D"] * copies + ["USETMAXREG.DEALLOC.CTAPOOL", "USETMAXREG.TRY_ALLOC.CTAPOOL"]
-    opcodes += ["WARPGROUP.DEPBAR.LE"] * 4 + list(extra)
+    opcodes += ["F2FP.F16.E4M3.UNPACK_B"] * narrow + ["FENCE.VIEW.ASYNC.S", "ATOMG.E.ADD.STRONG.GPU"]
+    opcodes += ["STG.E.128.STRONG.GPU", "LDG.E.128.STRONG.GPU"] + ["WARPGROUP.DEPBAR.LE"] * 4 + list(extra)
     body = "\n".join(f"        /*{16 * i:04x}*/      @!P0 {op} R24, gdesc[UR4] ;" for i, op in enumerate(opcodes))
-    return LISTING.format(name=f"_Z24segment_attention_kernelILi{head_dim}EEv", body=body)
+    return LISTING.format(name=f"_Z24segment_attention_kernelILi{head_dim}ELb{int(narrow)}EEv", body=body)
 
 
 def test_machine_code_checks_find_slow_paths():
-    good = listing(64, 8, 16) + listing(128, 16, 16)
-    assert sass.problems(sass.parse(good)) == []
-    assert sass.parse(good)[0].architecture == "sm_90a"
+    rest = listing(64, False) + listing(64, True) + listing(128, True)
+    assert sass.problems(sass.parse(rest + listing(128, False))) == []
+    assert sass.parse(rest)[0].architecture == "sm_90a"
     for bad, word in (
-        (listing(64, 8, 16), "no segment_attention"),
-        (listing(64, 8, 16) + listing(128, 15, 16), "wgmma shapes"),
-        (listing(64, 8, 16, extra=["HGMMA.64x16x16.F32.BF16"]) + listing(128, 16, 16), "wgmma shapes"),
-        (listing(64, 8, 16, copies=0) + listing(128, 16, 16), "bulk copies"),
-        (listing(64, 8, 16) + listing(128, 16, 16, extra=["STL"]), "spill"),
-        (listing(64, 8, 16) + listing(128, 16, 16, extra=["WARPGROUP.DEPBAR.LE"] * 9), "serialised"),
+        ("", "no segment_attention kernel for head 128, bf16"),
+        (listing(128, False, logits=15), "wgmma shapes"),
+        (listing(128, False, extra=["HGMMA.64x16x16.F32.BF16"]), "wgmma shapes"),
+        (listing(128, False, copies=0), "bulk copies"),
+        (listing(128, False, extra=["STL"]), "spill"),
+        (listing(128, False, extra=["ATOMG.E.ADD.STRONG.GPU"]), "atomic"),
+        (listing(128, False, extra=["WARPGROUP.DEPBAR.LE"] * 9), "serialised"),
+        (listing(128, False).replace("LDG.E.128.STRONG.GPU", "LDG.E.128"), "through L2"),
+        (listing(128, False).replace("FENCE", "NOP"), "fenced"),
     ):
-        assert any(word in problem for problem in sass.problems(sass.parse(bad))), word
+        assert any(word in problem for problem in sass.problems(sass.parse(rest + bad))), word
+    one_byte = listing(128, True).replace("F2FP.F16.E4M3", "F2FP.F16.F32") + listing(128, False)
+    assert any("e4m3" in p for p in sass.problems(sass.parse(listing(64, False) + listing(64, True) + one_byte)))
 
 
 @pytest.mark.skipif(native is None or not native.cuda_architectures, reason="built without CUDA")

@@ -1,6 +1,8 @@
 """Every GPU op against float64. They skip where there is no GPU; ``python -m tools.gpu`` runs them on one."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ if not torch.cuda.is_available():
 if not native.cuda_architectures:
     pytest.skip("the native module was built without CUDA", allow_module_level=True)
 
-from tools.gpu.problems import AttentionProblem, attention_paths, spectra  # noqa: E402
+from tools.gpu.problems import AttentionProblem, attend_together, attention_paths, spectra  # noqa: E402
 
 BF16_LIMIT = 4e-3
 
@@ -76,13 +78,172 @@ def test_attention_in_a_cuda_graph(path):
     assert relative_error(out, problem.truth()[0]) < BF16_LIMIT * 1.5
 
 
+NARROW = [torch.float8_e4m3fn, torch.int8]
+
+
+@pytest.mark.parametrize("path", attention_paths())
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_kv_append(head_dim):
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize(
+    "tokens,rows", [(1, [1]), (63, [128, 5]), (200, [16, 0, 257]), (131, [80, 48, 33, 5, 64]), (3, [])]
+)
+def test_narrow_keys_and_values_lose_nothing_but_their_rounding(path, head_dim, dtype, tokens, rows):
+    problem = AttentionProblem.random(tokens, rows, heads=3, head_dim=head_dim)
+    for i, (k, v) in enumerate(zip(problem.keys, problem.values)):
+        k *= 0.1 + i        # ranges differ from segment to segment
+        v *= 10.0 ** (1 - i)
+    problem = problem.stored(dtype)
+    out, lse = problem.attend(path)
+    wanted, wanted_lse = problem.truth()
+    assert not bool(torch.isnan(out).any())
+    assert relative_error(out, wanted) < BF16_LIMIT      # queries and weights are float16: the result's own rounding
+    if rows:
+        assert float((lse - wanted_lse).abs().max()) < 1e-2
+
+
+@pytest.mark.parametrize("path", attention_paths())
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *NARROW])
+def test_streams_of_one_launch_are_what_they_are_alone(path, head_dim, dtype):
+    """Video and audio of sessions, one without keys, one without queries; merged in other places, so not to the bit."""
+    shapes = [(880, [880, 300]), (34, [34, 0, 170]), (3, []), (0, [50]), (272, [64, 272, 272, 272]), (1, [5])]
+    problems = [AttentionProblem.random(tokens, rows, heads=2 + i % 2, head_dim=head_dim).stored(dtype)
+                for i, (tokens, rows) in enumerate(shapes)]
+    for (out, lse), problem in zip(attend_together(problems, path), problems):
+        wanted, wanted_lse = problem.truth()
+        assert out.shape == problem.q.shape and relative_error(out, wanted) < BF16_LIMIT * 1.5
+        if problem.keys and len(problem.q):
+            assert float((lse - wanted_lse).abs().max()) < 2e-2
+
+
+@pytest.mark.parametrize("path", attention_paths())
+@pytest.mark.parametrize("grid", [1, 2, 7, 50])
+def test_any_workspace_gives_the_same_result_and_comes_back_zeroed(path, grid):
+    """Grids that split every tile, several times; the counters are ready for the next call."""
+    problem = AttentionProblem.random(272, [64, 272, 130, 272], heads=4, head_dim=64)
+    warps = 12 if path == "sm90" else 8
+    size = native.layout.partial_bytes(warps, 64, grid)
+    workspace = torch.zeros(size, dtype=torch.uint8, device="cuda")
+    (first, _), (again, _) = (_native.cuda_attention_streams([problem.stream()], path, workspace)[0] for _ in range(2))
+    assert relative_error(first, problem.truth()[0]) < BF16_LIMIT * 1.5 and torch.equal(first, again)
+    counters = size - 2 * grid * 16 * warps * (64 + 8) * 4
+    assert not bool(workspace[:counters].any())
+
+
+def test_a_workspace_too_small_is_refused():
+    problem = AttentionProblem.random(5, [5], heads=1, head_dim=64)
+    with pytest.raises(RuntimeError):
+        _native.cuda_attention_streams([problem.stream()], "sm80", torch.zeros(64, dtype=torch.uint8, device="cuda"))
+
+
+def test_a_layer_neither_allocates_nor_waits_for_the_device():
+    """Append, attend and what surrounds them, with buffers given."""
+    problem = AttentionProblem.random(272, [64, 272, 272], heads=4, head_dim=64)
+    stream = problem.stream()
+    out, lse = problem.attend()
+    workspace = _native.cuda_attention_workspace(64)
+    stream = replace(stream, out=out, lse=lse)
+    key, value, ready, moved = torch.empty(4, *problem.q.shape, dtype=torch.bfloat16, device="cuda")
+    queries = _native.AppendQueries(problem.q, ready, moved, 16.0)
+
+    def layer():
+        _native.cuda_kv_append(problem.q, problem.q, problem.norm, problem.rope, out=(key, value), queries=queries)
+        _native.cuda_attention_streams([stream], workspace=workspace)
+
+    layer()                               # tables of rotations are made once
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        layer()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        layer()
+    problem.q.copy_(torch.randn_like(problem.q))
+    for x in (out, key, ready):
+        x.fill_(torch.nan)
+    graph.replay()
+    assert relative_error(out, problem.truth()[0]) < BF16_LIMIT * 1.5
+    assert not bool(torch.isnan(key).any()) and not bool(torch.isnan(ready).any())
+
+
+@pytest.mark.parametrize("path", attention_paths())
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_ready_queries_and_a_second_one_for_moved_segments(path, head_dim):
+    """kv_append's queries through attention that adds nothing to them."""
+    problem = AttentionProblem.random(150, [200, 150], heads=3, head_dim=head_dim)
+    problem.distances = [16.0, 0.0]
+    ready, moved = torch.empty(2, *problem.q.shape, dtype=torch.bfloat16, device="cuda")
+    queries = _native.AppendQueries(problem.q, ready, moved, 16.0)
+    _native.cuda_kv_append(problem.q, problem.q, problem.norm, problem.rope, queries=queries)
+    stream = problem.stream()
+    first = replace(stream.segments[0], moved=True)
+    stream = replace(stream, q=ready, weight=None, moved=moved, segments=[first, stream.segments[1]])
+    out, _ = _native.cuda_attention_streams([stream], path)[0]
+    assert relative_error(out, problem.truth()[0]) < BF16_LIMIT * 1.5
+
+
+def appended(problem, k, v, all_heads=False, distance=0.0):
+    """The ready keys in float64, and the norm that makes them."""
+    norm = problem.norm
+    if all_heads:
+        width = k.shape[1] * k.shape[2]
+        weights = torch.rand(2, len(norm.bounds) - 1, width, device="cuda") + 0.5
+        norm = ops.QkNorm(weights[0], weights[1], norm.bounds)
+    normed = reference.all_head_rms_norm if all_heads else reference.group_rms_norm
+    table = problem.rope.table_as(torch.float64)[:, None]
+    ready = lambda x, weight: reference.rotate(
+        reference.rotate(normed(x.double(), weight.double(), norm.bounds), table),
+        problem.rope.shift(distance, torch.float64, k.device),
+    )
+    return norm, ready
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("heads,all_heads", [(1, False), (3, True), (24, False), (24, True), (33, True), (64, False)])
+def test_kv_append(head_dim, heads, all_heads):
+    problem = AttentionProblem.random(133, [133], heads=heads, head_dim=head_dim)
+    q, k, v = torch.randn(133, 3, heads, head_dim, dtype=torch.bfloat16, device="cuda").unbind(1)
+    norm, ready = appended(problem, k, v, all_heads, distance=7.0)
+    out = torch.full((2, 133, heads, head_dim), torch.nan, dtype=torch.bfloat16, device="cuda")
+    queries = torch.full_like(out, torch.nan)
+    key, value = _native.cuda_kv_append(
+        k, v, norm, problem.rope, out=tuple(out), distance=7.0, all_heads=all_heads,
+        queries=_native.AppendQueries(q, queries[0], queries[1], 5.0),
+    )
+    assert torch.equal(value, v) and relative_error(key, ready(k, norm.k_weight)) < BF16_LIMIT
+    wanted = ready(q, norm.q_weight)
+    assert relative_error(queries[0], wanted) < BF16_LIMIT
+    moved = reference.rotate(wanted, problem.rope.shift(5.0, torch.float64, q.device))
+    assert relative_error(queries[1], moved) < BF16_LIMIT
+
+
+@pytest.mark.parametrize("dtype,step", [(torch.float8_e4m3fn, 2**-4), (torch.int8, 1 / 254)])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_kv_append_to_narrow_rows(dtype, step, head_dim):
     problem = AttentionProblem.random(133, [133], heads=3, head_dim=head_dim)
     k, v = torch.randn(133, 2, 3, head_dim, dtype=torch.bfloat16, device="cuda").unbind(1)
-    key, value = _native.cuda_kv_append(k, v, problem.norm, problem.rope)
-    wanted = reference.normalize_rotate(k.double(), problem.norm.k_weight.double(), problem.norm.bounds, problem.rope)
-    assert torch.equal(value, v) and relative_error(key, wanted) < BF16_LIMIT
+    v *= torch.tensor([0.0, 1e-3, 50.0], dtype=torch.bfloat16, device="cuda")[:, None]
+    rows = torch.empty(2, 133, 3, head_dim, dtype=dtype, device="cuda")
+    ranges = torch.full((2, 3), torch.nan, device="cuda")
+    append = lambda **how: _native.cuda_kv_append(k, v, problem.norm, problem.rope, out=tuple(rows), **how)
+    append(ranges=tuple(ranges))
+    _, ready = appended(problem, k, v)
+    for stored, measured, wanted in zip(rows, ranges, (ready(k, problem.norm.k_weight), v.double())):
+        assert torch.allclose(measured.double(), wanted.abs().amax((0, 2)), rtol=1e-5)
+        error = (reference.from_storage(stored, measured) - wanted).abs()
+        magnitude = measured[:, None].double()
+        allowed = (magnitude if dtype is torch.int8 else torch.maximum(wanted.abs(), magnitude * 2**-6 / 448)) * step
+        assert bool((error <= allowed * (1 + 1e-3) + 1e-12).all())
+    same = lambda a, b: torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+    assert same(rows[1], reference.to_storage(v, dtype, ranges[1])[0])
+    given = ranges / 4
+    append(ranges=tuple(given), measure=False)      # what exceeds them saturates
+    assert torch.equal(given, ranges / 4)
+    assert same(rows[1], reference.to_storage(v, dtype, given[1])[0])
 
 
 @pytest.mark.parametrize("dtype,limit", [(torch.float32, 1e-6), (torch.bfloat16, BF16_LIMIT)])

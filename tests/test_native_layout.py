@@ -78,7 +78,7 @@ def test_stored_rows_come_back_through_the_layout():
 
 
 @pytest.mark.parametrize("tile", [64, 128])
-def test_tiles_of_every_size_are_shared_out_once(tile):
+def test_tiles_of_every_size_cover_every_key_once(tile):
     seed = random.SystemRandom().getrandbits(32)
     print("seed", seed)
     rng = random.Random(seed)
@@ -87,23 +87,6 @@ def test_tiles_of_every_size_are_shared_out_once(tile):
         tiles = layout.tiles(rows, tile)
         covered = [(s, key) for s, first, keys in tiles for key in range(first, first + keys)]
         assert covered == [(s, key) for s, count in enumerate(rows) for key in range(count)]
-        for ranks in (1, 2, 4):
-            shares = [layout.tile_share(len(tiles), ranks, rank) for rank in range(ranks)]
-            assert shares[0][0] == 0 and shares[-1][1] == len(tiles)
-            assert all(a[1] == b[0] for a, b in zip(shares, shares[1:]))
-            sizes = [last - first for first, last in shares]
-            assert max(sizes) - min(sizes) <= 1
-
-
-def test_ranks_fill_the_gpu_but_never_outnumber_the_keys():
-    for query_tiles in (1, 20, 66, 132, 168, 1320):
-        for key_tiles in (0, 1, 2, 3, 7, 60):
-            ranks = layout.choose_ranks(query_tiles, key_tiles, 132)
-            assert ranks in (1, 2, 4) and ranks <= max(1, key_tiles)
-    assert layout.choose_ranks(30, 60, 132) == 4      # a quarter of the GPU
-    assert layout.choose_ranks(168, 60, 132) > 1      # 1.3 waves
-    assert layout.choose_ranks(132, 60, 132) == 1     # one full wave
-    assert layout.choose_ranks(13200, 60, 132) == 1   # a hundred waves
 
 
 def described(descriptor: int) -> tuple[int, int, int]:
@@ -128,6 +111,9 @@ def test_tile_offsets_are_where_bulk_copies_put_rows(rows, head_dim):
             assert layout.tile_offset(rows, row, column) == swizzle_128(linear)
             seen.add(swizzle_128(linear))
     assert seen == set(range(0, rows * head_dim * 2, 2))
+    for row in range(0, rows, 5):      # rows that lie a multiple of eight apart are swizzled alike
+        for step in range(8, rows - row, 8):
+            assert layout.tile_offset(rows, row + step, 40) == layout.tile_offset(rows, row, 40) + 128 * step
 
 
 @pytest.mark.parametrize("rows", [64, 128])

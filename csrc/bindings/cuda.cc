@@ -34,34 +34,56 @@ cuda::AttentionPath attention_path(const std::string& name) {
   throw std::invalid_argument("path is auto, sm80 or sm90");
 }
 
-// (key, value, rows, shift address or 0)
-using DeviceSegment = std::tuple<View, View, int, Address>;
+KvStorage kv_storage(const std::string& name) {
+  if (name == "bfloat16") return KvStorage::kBFloat16;
+  if (name == "float8") return KvStorage::kFloat8;
+  if (name == "int8") return KvStorage::kInt8;
+  throw std::invalid_argument("storage is bfloat16, float8 or int8");
+}
 
-void segment_attention(int tokens, int heads, int head_dim, const View& q, Address weight,
-                       const std::vector<int32_t>& bounds, float eps, Address rope,
-                       const std::vector<DeviceSegment>& segments, Address out, Address lse, Address stream,
-                       const std::string& path) {
-  if (segments.size() > cuda::kMaxSegments) throw std::invalid_argument("at most 8 segments");
+// (key, value, rows, moved, shift address or 0, key range or 0, value range or 0)
+using DeviceSegment = std::tuple<View, View, int, bool, Address, Address, Address>;
+// (tokens, heads, q, moved, weight or 0, bounds, eps, rope or 0, first segment, segments, out, lse or 0)
+using DeviceStream = std::tuple<int, int, View, View, Address, std::vector<int32_t>, float, Address, int, int, Address,
+                                Address>;
+
+void segment_attention(int head_dim, const std::string& storage, const std::vector<DeviceStream>& streams,
+                       const std::vector<DeviceSegment>& segments, Address workspace, int64_t workspace_bytes,
+                       Address stream, const std::string& path) {
+  if (segments.size() > cuda::kMaxListed) throw std::invalid_argument("at most 40 segments in a call");
+  if (streams.size() > cuda::kMaxStreams) throw std::invalid_argument("at most 8 streams in a call");
   cuda::SegmentAttention call{};
-  call.tokens = tokens;
-  call.heads = heads;
   call.head_dim = head_dim;
-  call.q = device_view(q);
-  call.norm = device_norm(weight, bounds, eps);
-  call.rope = floats(rope);
-  for (const auto& [key, value, rows, shift] : segments) {
-    call.segments[call.segment_count++] = {device_view(key), device_view(value), rows, floats(shift)};
+  call.storage = kv_storage(storage);
+  for (const auto& [tokens, heads, q, moved, weight, bounds, eps, rope, first, count, out, lse] : streams) {
+    call.streams[call.stream_count++] = {tokens, heads, device_view(q), device_view(moved),
+                                         device_norm(weight, bounds, eps), floats(rope), first, count,
+                                         reinterpret_cast<void*>(out), writable_floats(lse)};
   }
-  call.out = reinterpret_cast<void*>(out);
-  call.lse = writable_floats(lse);
+  for (const auto& [key, value, rows, moved, shift, key_range, value_range] : segments) {
+    call.segments[call.segment_count++] = {device_view(key), device_view(value), rows, moved, floats(shift),
+                                           floats(key_range), floats(value_range)};
+  }
+  call.workspace = reinterpret_cast<void*>(workspace);
+  call.workspace_bytes = workspace_bytes;
   check(cuda::segment_attention(call, attention_path(path), reinterpret_cast<void*>(stream)));
 }
 
-void kv_append(int tokens, int heads, int head_dim, const View& k, const View& v, Address weight,
-               const std::vector<int32_t>& bounds, float eps, Address rope, Address key, Address value,
-               Address stream) {
-  check(cuda::kv_append({tokens, heads, head_dim, device_view(k), device_view(v), device_norm(weight, bounds, eps),
-                         floats(rope), reinterpret_cast<void*>(key), reinterpret_cast<void*>(value)},
+int64_t attention_workspace(int head_dim, const std::string& storage, const std::string& path) {
+  int64_t bytes = 0;
+  check(cuda::segment_attention_workspace(head_dim, kv_storage(storage), attention_path(path), bytes));
+  return bytes;
+}
+
+void kv_append(int tokens, int heads, int head_dim, const std::string& storage, bool all_heads, const View& k,
+               const View& v, Address weight, const std::vector<int32_t>& bounds, float eps, Address rope,
+               Address shift, Address key, Address value, Address key_range, Address value_range, bool measure,
+               const View& q, Address q_weight, Address query, Address moved, Address moved_shift, Address stream) {
+  check(cuda::kv_append({tokens, heads, head_dim, kv_storage(storage), all_heads, device_view(k), device_view(v),
+                         device_norm(weight, bounds, eps), floats(rope), floats(shift), reinterpret_cast<void*>(key),
+                         reinterpret_cast<void*>(value), writable_floats(key_range), writable_floats(value_range),
+                         measure, device_view(q), floats(q_weight), reinterpret_cast<void*>(query),
+                         reinterpret_cast<void*>(moved), floats(moved_shift)},
                         reinterpret_cast<void*>(stream)));
 }
 
@@ -99,7 +121,11 @@ void bind_cuda(pybind11::module_& module) {
   module.attr("cuda_max_segments") = cuda::kMaxSegments;
   module.attr("cuda_max_groups") = cuda::kMaxGroups;
   module.attr("cuda_has_sm90a") = bool{SC_SM90A};
+  module.attr("cuda_max_streams") = cuda::kMaxStreams;
+  module.attr("cuda_max_listed_segments") = cuda::kMaxListed;
+  module.attr("cuda_max_append_heads") = cuda::kMaxAppendHeads;
   module.def("cuda_segment_attention", &segment_attention);
+  module.def("cuda_attention_workspace", &attention_workspace);
   module.def("cuda_kv_append", &kv_append);
   module.attr("cuda_max_groups_per_row") = cuda::kMaxGroupsPerRow;
   module.attr("cuda_max_istft_size") = cuda::kMaxInverseFftSize;

@@ -1,6 +1,7 @@
 // Index and rotation arithmetic that the GPU kernels share with the host, so that tests without a GPU reach it.
 #include <pybind11/stl.h>
 
+#include <stdexcept>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -9,8 +10,10 @@
 #include "kernels/cuda/hopper_layout.h"
 #include "kernels/inverse_fft.h"
 #include "kernels/kv_layout.h"
+#include "kernels/kv_storage.h"
 #include "kernels/rotation.h"
 #include "kernels/tiles.h"
+#include "kernels/work_split.h"
 
 namespace streamchar::bindings {
 namespace {
@@ -57,9 +60,71 @@ int64_t row_offset(bool value, int heads, int head_dim, int capacity, int token,
   return value ? layout.value(token, head) : layout.key(token, head);
 }
 
-std::pair<int, int> share(int tiles, int ranks, int rank) {
-  const hopper::Share found = hopper::tile_share(tiles, ranks, rank);
-  return {found.first, found.last};
+constexpr int kStreams = 8;
+
+// Every thread block's parts, in its own order. `work`: (heads, query blocks, key blocks) of each stream.
+std::vector<std::vector<py::dict>> work_split(const std::vector<std::tuple<int, int, int>>& work, int blocks) {
+  if (work.size() > kStreams) throw std::invalid_argument("at most 8 streams");
+  StreamWork list[kStreams] = {};
+  for (std::size_t i = 0; i < work.size(); ++i) {
+    list[i] = {std::get<0>(work[i]), std::get<1>(work[i]), std::get<2>(work[i])};
+  }
+  const auto split = WorkSplit<kStreams>::make(list, static_cast<int>(work.size()), blocks);
+  std::vector<std::vector<py::dict>> found(static_cast<std::size_t>(split.grid));
+  for (int block = 0; block < split.grid; ++block) {
+    for (uint32_t unit = split.start(block); unit < split.start(block + 1);) {
+      const WorkPart p = split.part(block, unit);
+      if (p.end <= p.begin) throw std::logic_error("a part without units");
+      unit += static_cast<uint32_t>(p.end - p.begin);
+      std::vector<int> keys, slots;
+      for (int i = p.begin; i < p.end; ++i) keys.push_back(p.key_block(i));
+      for (int b = p.first_block; b <= p.last_block; ++b) slots.push_back(split.slot_of(p, b));
+      py::dict part;
+      part["tile"] = py::make_tuple(p.stream, p.head, p.query_block);
+      part["units"] = py::make_tuple(p.begin, p.end);
+      part["of"] = p.key_blocks;
+      part["keys"] = keys;
+      part["split"] = p.split();
+      part["slot"] = p.slot;
+      part["blocks"] = py::make_tuple(p.first_block, p.last_block);
+      part["merged"] = slots;
+      found[static_cast<std::size_t>(block)].push_back(part);
+    }
+  }
+  return found;
+}
+
+// Of a list that is too long to count: the grid alone.
+int work_grid(const std::vector<std::tuple<int, int, int>>& work, int blocks) {
+  StreamWork list[kStreams] = {};
+  for (std::size_t i = 0; i < work.size() && i < kStreams; ++i) {
+    list[i] = {std::get<0>(work[i]), std::get<1>(work[i]), std::get<2>(work[i])};
+  }
+  return WorkSplit<kStreams>::make(list, static_cast<int>(work.size()), blocks).grid;
+}
+
+// (segment, first key, keys) of `count` tiles from tile `first` on, going round.
+template <int kTile>
+std::vector<std::tuple<int, int, int>> tiles_around(const std::vector<int>& rows, int first, int count) {
+  const auto rows_of = [&](int segment) { return rows[static_cast<std::size_t>(segment)]; };
+  const int segments = static_cast<int>(rows.size());
+  std::vector<std::tuple<int, int, int>> found;
+  if (first >= TileCursor<kTile>::count(rows_of, segments)) throw std::invalid_argument("no such tile");
+  for (auto at = TileCursor<kTile>::seek(rows_of, segments, first); count > 0; --count) {
+    found.emplace_back(at.segment, at.first, at.keys);
+    at.advance_around(rows_of, segments);
+  }
+  return found;
+}
+
+std::vector<std::tuple<int, int, int>> tiles_from(const std::vector<int>& rows, int tile, int first, int count) {
+  return tile == 64 ? tiles_around<64>(rows, first, count) : tiles_around<128>(rows, first, count);
+}
+
+int64_t partial_bytes(int warps, int head_dim, int grid) { return PartialLayout{warps, head_dim}.bytes(grid); }
+int partial_grid(int warps, int head_dim, int64_t bytes) { return PartialLayout{warps, head_dim}.grid_within(bytes); }
+int64_t partial_offset(int warps, int head_dim, int slot, int warp) {
+  return PartialLayout{warps, head_dim}.partial(slot, warp);
 }
 
 // fold_spectrum of a and b, each (real, imaginary).
@@ -91,8 +156,16 @@ void bind_layout(py::module_& module) {
   layout.def("column_operand_step", &hopper::column_operand_step);
   layout.def("result_row", &hopper::result_row);
   layout.def("result_column", &hopper::result_column);
-  layout.def("tile_share", &share);
-  layout.def("choose_ranks", &hopper::choose_ranks);
+  layout.def("work_split", &work_split);
+  layout.def("work_grid", &work_grid);
+  layout.def("tiles_from", &tiles_from);
+  layout.def("partial_bytes", &partial_bytes);
+  layout.def("partial_grid", &partial_grid);
+  layout.def("partial_offset", &partial_offset);
+  layout.def("to_float8", &to_float8);
+  layout.def("to_int8", &to_int8);
+  layout.def("spread_float8", &spread_float8);
+  layout.def("spread_int8", &spread_int8);
 }
 
 }  // namespace streamchar::bindings

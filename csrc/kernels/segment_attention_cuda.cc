@@ -4,26 +4,64 @@
 #include "kernels/cuda_calls.h"
 
 namespace streamchar::cuda {
+namespace {
 
-int segment_attention(const SegmentAttention& call, AttentionPath path, void* stream) {
-  if (call.segment_count > kMaxSegments || call.norm.groups > kMaxGroups) return cudaErrorInvalidValue;
-  if (call.tokens == 0) return cudaSuccess;
-  int device = 0, major = 0, minor = 0, processors = 0;
+struct Device {
+  int processors = 0;
+  bool hopper = false;  // and the build has its kernel
+};
+
+cudaError_t current_device(Device& found) {
+  int device = 0, major = 0, minor = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (!error) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   if (!error) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  if (!error) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  if (error) return error;
-  const bool hopper = SC_SM90A && major == 9 && minor == 0;
-  if (path == AttentionPath::kSm90 && !hopper) return cudaErrorNotSupported;
-  if (path == AttentionPath::kSm90 || (path == AttentionPath::kAuto && hopper)) {
+  if (!error) error = cudaDeviceGetAttribute(&found.processors, cudaDevAttrMultiProcessorCount, device);
+  found.hopper = SC_SM90A && major == 9 && minor == 0;
+  return error;
+}
+
+bool sound(const SegmentAttention& call) {
+  if (call.stream_count < 0 || call.stream_count > kMaxStreams || call.segment_count > kMaxListed) return false;
+  for (int i = 0; i < call.stream_count; ++i) {
+    const AttentionStream& s = call.streams[i];
+    if (s.tokens < 0 || s.heads < 1 || s.norm.groups > kMaxGroups || s.segment_count > kMaxSegments) return false;
+    if (s.first_segment < 0 || s.first_segment + s.segment_count > call.segment_count) return false;
+    for (int j = s.first_segment; j < s.first_segment + s.segment_count; ++j) {
+      const Segment& segment = call.segments[j];
+      if (segment.rows < 0) return false;
+      if (is_narrow(call.storage) && segment.rows > 0 && !(segment.key_range && segment.value_range)) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+int segment_attention(const SegmentAttention& call, AttentionPath path, void* stream) {
+  if (!sound(call)) return cudaErrorInvalidValue;
+  Device device;
+  if (const cudaError_t error = current_device(device)) return error;
+  if (path == AttentionPath::kSm90 && !device.hopper) return cudaErrorNotSupported;
 #if SC_SM90A
-    const int code = segment_attention_sm90(call, processors, stream);
+  if (path == AttentionPath::kSm90 || (path == AttentionPath::kAuto && device.hopper)) {
+    const int code = segment_attention_sm90(call, device.processors, stream);
     // A driver without tensor maps: nothing has been launched.
     if (code != cudaErrorNotSupported || path == AttentionPath::kSm90) return code;
-#endif
   }
-  return segment_attention_sm80(call, stream);
+#endif
+  return segment_attention_sm80(call, device.processors, stream);
+}
+
+int segment_attention_workspace(int head_dim, KvStorage storage, AttentionPath path, int64_t& bytes) {
+  Device device;
+  if (const cudaError_t error = current_device(device)) return error;
+#if SC_SM90A
+  if (path == AttentionPath::kSm90 || (path == AttentionPath::kAuto && device.hopper)) {
+    return segment_attention_workspace_sm90(head_dim, storage, device.processors, bytes);
+  }
+#endif
+  return segment_attention_workspace_sm80(head_dim, storage, device.processors, bytes);
 }
 
 }  // namespace streamchar::cuda

@@ -22,6 +22,25 @@ struct TileCursor {
     return cursor;
   }
 
+  // At tile `index`, which exists.
+  template <typename Rows>
+  SC_HOST_DEVICE static TileCursor seek(const Rows& rows, int segments, int index) {
+    TileCursor cursor = begin(rows, segments);
+    for (int count; index >= (count = tiles_of(rows(cursor.segment))); index -= count) {
+      cursor.enter_next(rows, segments);
+    }
+    cursor.first = index * kTile;
+    cursor.keys = clip(rows(cursor.segment) - cursor.first);
+    return cursor;
+  }
+
+  template <typename Rows>
+  static int count(const Rows& rows, int segments) {
+    int tiles = 0;
+    for (int s = 0; s < segments; ++s) tiles += tiles_of(rows(s));
+    return tiles;
+  }
+
   SC_HOST_DEVICE bool at_end() const { return keys == 0; }
   SC_HOST_DEVICE bool starts_segment() const { return first == 0; }
 
@@ -35,7 +54,15 @@ struct TileCursor {
     }
   }
 
+  // The same, and from the last tile to the first.
+  template <typename Rows>
+  SC_HOST_DEVICE void advance_around(const Rows& rows, int segments) {
+    advance(rows, segments);
+    if (at_end()) *this = begin(rows, segments);
+  }
+
  private:
+  SC_HOST_DEVICE static int tiles_of(int rows) { return (rows + kTile - 1) / kTile; }
   SC_HOST_DEVICE static int clip(int n) { return n < kTile ? n : kTile; }
 
   template <typename Rows>

@@ -12,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from streamchar_rt import ops
 from streamchar_rt.ops import reference
-from streamchar_rt.ops._native import cuda_kv_append
+from streamchar_rt.ops._native import AppendQueries, cuda_kv_append
 
 from . import report, timing
-from .problems import AttentionProblem, attention_paths, spectra, torch_ready
+from .problems import AttentionProblem, attend_together, attention_paths, spectra, torch_ready
 
 #: (name, queries, rows per segment with the queries' own last, heads, head size)
 ATTENTION = [
@@ -29,6 +29,12 @@ ATTENTION = [
 ]
 #: The cases that FlexAttention is compiled for: each takes it many seconds.
 FLEX = {"full 880x5280", "4k x 8k", "4k x 8k, head 64"}
+#: (name, [(queries, rows per segment) of each stream], heads, head size)
+STREAMS = [
+    ("full, video and audio", [(880, [880, 880, 2640, 880]), (34, [34, 34, 102, 34])], 24, 128),
+    ("4 mini sessions", [(272, [64, 272, 272, 272])] * 4, 4, 64),
+]
+NARROW = [torch.float8_e4m3fn, torch.int8]
 #: (name, tokens, width)
 ROWS = [("full", 880, 3072), ("16k tokens", 16384, 3072), ("mini", 272, 256)]
 
@@ -38,6 +44,9 @@ def attention_ways(p: AttentionProblem, compile_flex: bool) -> Iterator[tuple[st
     yield "native", lambda: p.attend()[0]
     for path in attention_paths():
         yield f"native {path}", lambda path=path: p.attend(path)[0]
+    for dtype in NARROW:
+        stored = p.stored(dtype)
+        yield f"native {dtype}".replace("torch.", ""), lambda stored=stored: stored.attend()[0]
 
     heads_first = lambda x: x.transpose(0, 1)[None].contiguous()
     keys, values = heads_first(torch.cat(p.turned_keys())), heads_first(torch.cat(p.values))
@@ -77,20 +86,52 @@ def bench_attention(out: Path) -> None:
             _measure(out, "segment_attention", case, way, call, wanted, flops=p.flops, nbytes=p.nbytes)
 
 
+def bench_streams(out: Path) -> None:
+    """Several streams in one launch, against one launch each."""
+    for case, shapes, heads, head_dim in STREAMS:
+        problems = [AttentionProblem.random(tokens, rows, heads, head_dim) for tokens, rows in shapes]
+        joined = lambda results: torch.cat([o for o, _ in results])
+        wanted = joined([p.attend("sm80") for p in problems]).float()
+        for way, call in (
+            ("native", lambda: attend_together(problems)),
+            ("native, one by one", lambda: [p.attend() for p in problems]),
+        ):
+            _measure(out, "segment_attention streams", case, way, lambda call=call: joined(call()), wanted,
+                     flops=sum(p.flops for p in problems), nbytes=sum(p.nbytes for p in problems))
+
+
 def bench_append(out: Path) -> None:
     for case, tokens, heads, head_dim in (("full", 880, 24, 128), ("mini", 272, 4, 64)):
         p = AttentionProblem.random(tokens, [tokens], heads, head_dim)
-        k, v = torch.randn(tokens, 3, heads, head_dim, dtype=torch.bfloat16, device="cuda").unbind(1)[1:]
-        ring = torch.empty(2, tokens, heads, head_dim, dtype=torch.bfloat16, device="cuda")
+        q, k, v = torch.randn(tokens, 3, heads, head_dim, dtype=torch.bfloat16, device="cuda").unbind(1)
+        ring, ready, moved = torch.empty(3, 2, tokens, heads, head_dim, dtype=torch.bfloat16, device="cuda")
+        ranges = torch.empty(2, heads, device="cuda")
 
         def chain() -> Tensor:
             ring[0].copy_(torch_ready(k, p.norm.k_weight, p.norm, p.rope))
             ring[1].copy_(v)
             return ring[0]
 
+        def chain_with_queries() -> Tensor:
+            ready[0].copy_(torch_ready(q, p.norm.q_weight, p.norm, p.rope))
+            moved[0].copy_(reference.rotate(ready[0].float(), p.rope.shift(16.0, torch.float32, q.device)))
+            return chain()
+
         wanted = chain().float().clone()
-        for way, call in (("native", lambda: cuda_kv_append(k, v, p.norm, p.rope)[0]), ("torch", chain)):
-            _measure(out, "kv_append", case, way, call, wanted, nbytes=4 * ring[0].nbytes)
+        queries = AppendQueries(q, ready[0], moved[0], 16.0)
+        append = lambda **more: cuda_kv_append(k, v, p.norm, p.rope, **more)[0]
+        ways = [("native", lambda: append(out=tuple(ring)), 4), ("torch", chain, 4),
+                ("native, two queries", lambda: append(out=tuple(ring), queries=queries), 7),
+                ("torch, two queries", chain_with_queries, 7)]
+        for way, call, tensors in ways:
+            _measure(out, "kv_append", case, way, call, wanted, nbytes=tensors * ring[0].nbytes)
+        for dtype in NARROW:
+            rows = torch.empty_like(ring, dtype=dtype)
+            back = reference.from_storage(append(out=tuple(rows), ranges=tuple(ranges)), ranges[0]).float()
+            for way, measure in (("ranges given", False), ("ranges measured", True)):
+                call = lambda rows=rows, measure=measure: append(out=tuple(rows), ranges=tuple(ranges), measure=measure)
+                _measure(out, "kv_append", case, f"native {dtype}, {way}".replace("torch.", ""),
+                         lambda call=call, back=back: (call(), back)[1], back, nbytes=3 * ring[0].nbytes)
 
 
 def bench_rows(out: Path) -> None:
@@ -141,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
-    for bench in (bench_attention, bench_append, bench_istft, bench_rows):
+    for bench in (bench_attention, bench_streams, bench_append, bench_istft, bench_rows):
         bench(out)
 
 

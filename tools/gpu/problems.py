@@ -1,7 +1,10 @@
 """Random inputs of the ops, shared by GPU tests, benchmarks, sanitizer runs and the chain."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +13,14 @@ from torch import Tensor
 from streamchar_rt import ops
 from streamchar_rt.ops import reference
 
+if TYPE_CHECKING:
+    from streamchar_rt.ops._native import AttentionStream
+
 
 @dataclass
 class AttentionProblem:
-    """Raw queries, ready keys and values per segment, and what the op needs beside them; bfloat16."""
+    """Raw queries, ready keys and values per segment, and what the op needs beside them; bfloat16, or keys and values
+    in narrow storage with their ranges."""
 
     q: Tensor
     keys: list[Tensor]
@@ -21,6 +28,7 @@ class AttentionProblem:
     norm: ops.QkNorm
     rope: ops.Rope
     distances: list[float]
+    ranges: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
     def random(
@@ -38,11 +46,24 @@ class AttentionProblem:
             [16.0 * i for i in reversed(range(len(rows)))],
         )
 
-    def attend(self, path: str = "auto") -> tuple[Tensor, Tensor]:
-        from streamchar_rt.ops._native import cuda_attention
+    def stored(self, dtype: torch.dtype) -> AttentionProblem:
+        """The same with keys and values in narrow storage."""
+        if dtype is torch.bfloat16:
+            return self
+        narrow = [[reference.to_storage(x, dtype) for x in tensors] for tensors in (self.keys, self.values)]
+        keys, values = ([stored for stored, _ in tensors] for tensors in narrow)
+        ranges = [(k, v) for (_, k), (_, v) in zip(*narrow)]
+        return replace(self, keys=keys, values=values, ranges=ranges)
 
-        return cuda_attention(self.q, self.keys, self.values, self.norm.q_weight, self.norm.bounds, self.rope,
-                              self.distances, self.norm.eps, path)
+    def stream(self) -> AttentionStream:
+        from streamchar_rt.ops._native import AttentionStream, KvSegment
+
+        ranges = self.ranges or [None] * len(self.keys)
+        segments = [KvSegment(*s) for s in zip(self.keys, self.values, self.distances, ranges)]
+        return AttentionStream(self.q, segments, self.rope, self.norm.q_weight, self.norm.bounds, self.norm.eps)
+
+    def attend(self, path: str = "auto") -> tuple[Tensor, Tensor]:
+        return attend_together([self], path)[0]
 
     def ready_queries(self) -> Tensor:
         """Normalised and rotated as a torch program does it, in bfloat16."""
@@ -54,9 +75,13 @@ class AttentionProblem:
                 for k, d in zip(self.keys, self.distances)]
 
     def truth(self) -> tuple[Tensor, Tensor]:
-        """In float64, from the same bfloat16 inputs."""
+        """In float64, from the same stored inputs."""
+        keys, values = self.keys, self.values
+        if self.ranges:
+            keys = [reference.from_storage(k, r) for k, (r, _) in zip(keys, self.ranges)]
+            values = [reference.from_storage(v, r) for v, (_, r) in zip(values, self.ranges)]
         return reference.segment_attention(
-            self.q.double(), [k.double() for k in self.keys], [v.double() for v in self.values],
+            self.q.double(), [k.double() for k in keys], [v.double() for v in values],
             weight=self.norm.q_weight.double(), bounds=self.norm.bounds, rope=self.rope, distances=self.distances,
             eps=self.norm.eps, return_lse=True,
         )
@@ -68,6 +93,13 @@ class AttentionProblem:
     @property
     def nbytes(self) -> int:
         return 2 * self.q.nbytes + 2 * sum(k.nbytes for k in self.keys)
+
+
+def attend_together(problems: Sequence[AttentionProblem], path: str = "auto") -> list[tuple[Tensor, Tensor]]:
+    """One launch for all."""
+    from streamchar_rt.ops._native import cuda_attention_streams
+
+    return cuda_attention_streams([p.stream() for p in problems], path)
 
 
 def torch_ready(x: Tensor, weight: Tensor, norm: ops.QkNorm, rope: ops.Rope) -> Tensor:

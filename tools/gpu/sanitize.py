@@ -17,15 +17,23 @@ TOOLS = ("memcheck", "racecheck")
 def run_ops() -> None:
     """Odd sizes on purpose: the last tiles are the ones that read too far."""
     from streamchar_rt import ops
-    from streamchar_rt.ops._native import cuda_kv_append
+    from streamchar_rt.ops._native import AppendQueries, cuda_kv_append
 
-    from .problems import AttentionProblem, attention_paths, spectra
+    from .problems import AttentionProblem, attend_together, attention_paths, spectra
 
     for head_dim in (64, 128):
         problem = AttentionProblem.random(67, [5, 0, 130], heads=2, head_dim=head_dim)
+        other = AttentionProblem.random(200, [257, 3], heads=1, head_dim=head_dim)
         for path in attention_paths():
-            problem.attend(path)
-        cuda_kv_append(problem.q, problem.q, problem.norm, problem.rope)
+            for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.int8):
+                attend_together([problem.stored(dtype), other.stored(dtype)], path)
+        ready, moved = torch.empty(2, *problem.q.shape, dtype=torch.bfloat16, device="cuda")
+        cuda_kv_append(problem.q, problem.q, problem.norm, problem.rope,
+                       queries=AppendQueries(problem.q, ready, moved, 3.0))
+        for dtype in (torch.float8_e4m3fn, torch.int8):
+            rows = torch.empty(2, *problem.q.shape, dtype=dtype, device="cuda")
+            cuda_kv_append(problem.q, problem.q, problem.norm, problem.rope, out=tuple(rows),
+                           ranges=tuple(torch.empty(2, 2, device="cuda")))
     for dtype in (torch.float32, torch.bfloat16):
         x, update = torch.randn(2, 2, 5, 264, dtype=dtype, device="cuda")
         row = torch.randn(2, 1, 264, dtype=dtype, device="cuda")

@@ -63,30 +63,57 @@ def problems(kernels: list[Kernel]) -> list[str]:
              for k in kernels if k.count("STL") or k.count("LDL")]
     attention = [k for k in kernels if "segment_attention_kernel" in k.name]
     for head_dim in (64, 128):
-        of_dim = [k for k in attention if f"ILi{head_dim}E" in k.name]
-        for k in of_dim:
-            if k.architecture == "sm_90a":
-                found += _hopper_problems(k, head_dim)
-            elif not k.count("HMMA.16816.F32.BF16") or not k.count("LDGSTS"):
-                found.append(f"{k.architecture} head {head_dim}: no bf16 mma or no cp.async")
-        if not of_dim:
-            found.append(f"no segment_attention kernel for head {head_dim}")
+        for narrow in (False, True):
+            what = f"head {head_dim}, {'narrow' if narrow else 'bf16'} keys"
+            of_kind = [k for k in attention if f"ILi{head_dim}ELb{int(narrow)}E" in k.name]
+            for k in of_kind:
+                check = _hopper_problems if k.architecture == "sm_90a" else _ampere_problems
+                found += [f"{k.architecture} {what}: {problem}" for problem in check(k, head_dim, narrow)]
+            if not of_kind:
+                found.append(f"no segment_attention kernel for {what}")
     return found
 
 
-def _hopper_problems(kernel: Kernel, head_dim: int) -> list[str]:
-    """Tiles of 128 keys: logits are m64n128k16, weighted values m64n<head_dim>k16; two of each in the code (first or
-    last tile, and loop)."""
-    wanted = Counter({"HGMMA.64x128x16": 2 * head_dim // 16})
-    wanted[f"HGMMA.64x{head_dim}x16"] += 2 * 128 // 16
-    shapes = {opcode: kernel.count(opcode) for opcode in wanted}
+def _merge_problems(kernel: Kernel) -> list[str]:
+    """Partial results: 16 bytes at a time, past L1 (whose loads may be stale), and one counter."""
     found = []
+    if not kernel.count("STG.E.128") or not kernel.count("LDG.E.128.STRONG.GPU"):
+        found.append("partial results are not 16 bytes at a time through L2")
+    if kernel.count("ATOMG") != 1:
+        found.append(f"{kernel.count('ATOMG')} atomic operations, expected 1")
+    return found
+
+
+def _ampere_problems(kernel: Kernel, head_dim: int, narrow: bool) -> list[str]:
+    """Tiles of 64 keys: 2 x 64 x head_dim multiplications of 16 rows, 2048 to an instruction."""
+    shape = "HMMA.16816.F32" if narrow else "HMMA.16816.F32.BF16"
+    found = _merge_problems(kernel)
+    if kernel.count(shape) != head_dim or kernel.count("HMMA") != head_dim:
+        found.append(f"{kernel.count(shape)} of {kernel.count('HMMA')} products are {shape}, expected {head_dim}")
+    if not narrow and kernel.count("LDGSTS") != 2 * 2 * 64 * head_dim * 2 // (16 * 256):
+        found.append(f"{kernel.count('LDGSTS')} asynchronous copies")
+    return found
+
+
+def _hopper_problems(kernel: Kernel, head_dim: int, narrow: bool) -> list[str]:
+    """Tiles of 128 keys: logits are m64n128k16, weighted values m64n<head_dim>k16; two of each in the code (first or
+    last tile, and loop). bf16 keys come in bulk copies; narrow ones through registers, and e4m3 by the converter."""
+    kind = ".F32" if narrow else ".F32.BF16"
+    wanted = Counter({f"HGMMA.64x128x16{kind}": 2 * head_dim // 16})
+    wanted[f"HGMMA.64x{head_dim}x16{kind}"] += 2 * 128 // 16
+    shapes = {opcode: kernel.count(opcode) for opcode in wanted}
+    found = _merge_problems(kernel)
     if shapes != dict(wanted) or sum(shapes.values()) != kernel.count("HGMMA"):
-        found.append(f"sm_90a head {head_dim}: wgmma shapes {shapes} of {kernel.count('HGMMA')}, not {dict(wanted)}")
-    if kernel.count("UTMALDG") != 2 * head_dim // 64:
-        found.append(f"sm_90a head {head_dim}: {kernel.count('UTMALDG')} bulk copies, expected {2 * head_dim // 64}")
+        found.append(f"wgmma shapes {shapes} of {kernel.count('HGMMA')}, not {dict(wanted)}")
+    copies = 0 if narrow else 2 * head_dim // 64
+    if kernel.count("UTMALDG") != copies:
+        found.append(f"{kernel.count('UTMALDG')} bulk copies, expected {copies}")
+    if narrow and not kernel.count("F2FP.F16.E4M3.UNPACK_B"):
+        found.append("e4m3 is not converted by the instruction for it")
     if kernel.count("USETMAXREG") != 2:
-        found.append(f"sm_90a head {head_dim}: registers are not reallocated")
+        found.append("registers are not reallocated")
     if kernel.count("WARPGROUP.DEPBAR") > 4:
-        found.append(f"sm_90a head {head_dim}: wgmma is serialised, {kernel.count('WARPGROUP.DEPBAR')} waits")
+        found.append(f"wgmma is serialised, {kernel.count('WARPGROUP.DEPBAR')} waits")
+    if not kernel.count("FENCE.VIEW.ASYNC"):
+        found.append("ordinary stores are not fenced for wgmma")
     return found

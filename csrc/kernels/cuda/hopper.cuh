@@ -1,4 +1,4 @@
-// Wrappers of the instructions of sm_90a: bulk tensor copies, mbarriers, wgmma, register reallocation, clusters.
+// Wrappers of the instructions of sm_90a: bulk tensor copies, mbarriers, wgmma, register reallocation.
 #pragma once
 
 #include <cuda.h>
@@ -60,29 +60,7 @@ __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-// -- clusters
-__device__ __forceinline__ uint32_t cluster_rank() {
-  uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-__device__ __forceinline__ void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-// Reads a float of another block of the cluster, at the address that it has in this block.
-__device__ __forceinline__ float load_remote(uint32_t address, uint32_t rank) {
-  float x;
-  asm volatile(
-      "{\n .reg .b32 remote;\n mapa.shared::cluster.u32 remote, %1, %2;\n"
-      " ld.shared::cluster.f32 %0, [remote];\n}"
-      : "=f"(x)
-      : "r"(address), "r"(rank)
-      : "memory");
-  return x;
-}
-
-// -- wgmma: sums (64 x kColumns, float32) += a (64 x 16) * b (16 x kColumns), bfloat16 operands
+// -- wgmma: sums (64 x kColumns, float32) += a (64 x 16) * b (16 x kColumns); bfloat16 operands, or float16 (kHalf)
 __device__ __forceinline__ void multiply_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void multiply_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Waits until at most `kOpen` committed groups are unfinished.
@@ -103,42 +81,63 @@ __device__ __forceinline__ void pin(float (&x)[kCount]) {
       "+f"(x[i + 7])
 #define SC_F32(x, i) SC_F8(x, i), SC_F8(x, i + 8), SC_F8(x, i + 16), SC_F8(x, i + 24)
 
+#define SC_R64 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define SC_R32 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define SC_WGMMA(shape, type) "wgmma.mma_async.sync.aligned." shape ".f32." type "." type " {"
+
 // logits: a and b from shared memory, both with the summed axis contiguous. `add` 0 overwrites the sums.
+template <bool kHalf>
 __device__ __forceinline__ void multiply_rows(float (&sums)[64], uint64_t a, uint64_t b, int add) {
-  asm volatile(
-      "{\n .reg .pred p;\n setp.ne.b32 p, %66, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, %64, %65, p, 1, 1, 0, 0;\n}"
-      : SC_F32(sums, 0), SC_F32(sums, 32)
-      : "l"(a), "l"(b), "r"(add));
+#define SC_MULTIPLY(type)                                                                    \
+  asm volatile("{\n .reg .pred p;\n setp.ne.b32 p, %66, 0;\n " SC_WGMMA("m64n128k16", type)  \
+               SC_R64 "}, %64, %65, p, 1, 1, 0, 0;\n}"                                      \
+               : SC_F32(sums, 0), SC_F32(sums, 32)                                           \
+               : "l"(a), "l"(b), "r"(add))
+  if constexpr (kHalf) {
+    SC_MULTIPLY("f16");
+  } else {
+    SC_MULTIPLY("bf16");
+  }
+#undef SC_MULTIPLY
 }
 
 // Weighted values of 128 or 64 channels: a from registers, b from shared memory with the channels contiguous.
+template <bool kHalf>
 __device__ __forceinline__ void multiply_columns(float (&sums)[64], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
-      : SC_F32(sums, 0), SC_F32(sums, 32)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#define SC_MULTIPLY(type)                                                                               \
+  asm volatile(SC_WGMMA("m64n128k16", type) SC_R64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"          \
+               : SC_F32(sums, 0), SC_F32(sums, 32)                                                      \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+  if constexpr (kHalf) {
+    SC_MULTIPLY("f16");
+  } else {
+    SC_MULTIPLY("bf16");
+  }
+#undef SC_MULTIPLY
 }
+template <bool kHalf>
 __device__ __forceinline__ void multiply_columns(float (&sums)[32], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-      : SC_F32(sums, 0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#define SC_MULTIPLY(type)                                                                     \
+  asm volatile(SC_WGMMA("m64n64k16", type) SC_R32 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;" \
+               : SC_F32(sums, 0)                                                              \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+  if constexpr (kHalf) {
+    SC_MULTIPLY("f16");
+  } else {
+    SC_MULTIPLY("bf16");
+  }
+#undef SC_MULTIPLY
 }
 
+#undef SC_WGMMA
+#undef SC_R32
+#undef SC_R64
 #undef SC_F32
 #undef SC_F8
 

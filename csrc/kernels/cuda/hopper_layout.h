@@ -1,6 +1,5 @@
 // Arithmetic of the sm_90a attention kernel: where wgmma and the bulk tensor copies expect operands in shared
-// memory, which elements a thread holds, and how keys are divided among the blocks of a cluster. Host and device;
-// tested on the CPU.
+// memory, and which elements a thread holds. Host and device; tested on the CPU.
 //
 // Tiles lie in blocks of 64 columns: a row of a block is 128 bytes, and its 16-byte pieces are swizzled with the
 // row (CU_TENSOR_MAP_SWIZZLE_128B). Eight rows make a group of 1024 bytes.
@@ -46,32 +45,5 @@ SC_HOST_DEVICE uint64_t column_operand(uint32_t address, int rows) {
 // Element `i` of a thread's share of a 64-row result of wgmma; `thread` is 0..127 within its warpgroup.
 SC_HOST_DEVICE int result_row(int thread, int i) { return thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8; }
 SC_HOST_DEVICE int result_column(int thread, int i) { return i / 4 * 8 + thread % 4 * 2 + i % 2; }
-
-struct Share {
-  int first;
-  int last;  // exclusive
-};
-
-// Tiles of rank `rank` of `ranks`, as even as can be.
-SC_HOST_DEVICE Share tile_share(int tiles, int ranks, int rank) {
-  return {static_cast<int>(int64_t{tiles} * rank / ranks), static_cast<int>(int64_t{tiles} * (rank + 1) / ranks)};
-}
-
-// Among how many blocks of a cluster (1, 2 or 4) to divide the keys of one tile of queries, so that `processors`
-// finish soonest: whole waves of blocks, each as long as its tiles and what a block costs beside them.
-SC_HOST_DEVICE int choose_ranks(int query_tiles, int key_tiles, int processors) {
-  constexpr int kBlockCost = 1, kMergeCost = 1;  // in key tiles
-  int best = 1;
-  int64_t least = INT64_MAX;
-  for (int ranks = 1; ranks <= 4 && ranks <= (key_tiles > 0 ? key_tiles : 1); ranks *= 2) {
-    const int64_t waves = (int64_t{query_tiles} * ranks + processors - 1) / processors;
-    const int64_t time = waves * ((key_tiles + ranks - 1) / ranks + kBlockCost + (ranks > 1 ? kMergeCost : 0));
-    if (time < least) {
-      least = time;
-      best = ranks;
-    }
-  }
-  return best;
-}
 
 }  // namespace streamchar::hopper

@@ -34,13 +34,20 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint3
                : "memory");
 }
 
-// c += a (16 x 16) * b (16 x 8), bfloat16 operands, float32 sums.
-__device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+// c[0..3] += a (16 x 16) * b (16 x 8), bfloat16 operands or float16 (kHalf), float32 sums.
+template <bool kHalf>
+__device__ __forceinline__ void multiply_add(float* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#define SC_MULTIPLY(type)                                                                                 \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                     \
+               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                      \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                           \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+  if constexpr (kHalf) {
+    SC_MULTIPLY("f16");
+  } else {
+    SC_MULTIPLY("bf16");
+  }
+#undef SC_MULTIPLY
 }
 
 // Two floats as bfloat16, `low` at the lower address.
@@ -49,6 +56,37 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
+
+// The same as float16.
+__device__ __forceinline__ uint32_t pack_f16(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+template <bool kHalf>
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+  return kHalf ? pack_f16(low, high) : pack_bf16(low, high);
+}
+
+// Two float16 at a time.
+__device__ __forceinline__ uint32_t multiply_halves(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+__device__ __forceinline__ uint32_t subtract_halves(uint32_t a, uint32_t b) {
+  uint32_t r;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+// The two e4m3 of the lower half of `bytes`, as float16.
+__device__ __forceinline__ uint32_t convert_float8(uint32_t bytes) {
+  uint32_t r;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(static_cast<uint16_t>(bytes)));
+  return r;
+}
+#endif
 
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;

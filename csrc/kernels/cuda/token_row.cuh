@@ -1,4 +1,4 @@
-// RMSNorm and rotation of one token's head by one warp.
+// One token's head by one warp: a lane has the channel pairs `lane + 32 * i`.
 #pragma once
 
 #include "kernels/cuda/ptx.cuh"
@@ -7,11 +7,12 @@
 
 namespace streamchar::cuda {
 
-__device__ __forceinline__ const float* token_weight(const HeadNorm& norm, int token, int head_dim) {
+// `width`: of a group's weights.
+__device__ __forceinline__ const float* token_weight(const HeadNorm& norm, const float* weight, int token, int width) {
   int group = 0;
 #pragma unroll
   for (int g = 1; g < kMaxGroups; ++g) group += g < norm.groups && token >= norm.bounds[g];
-  return norm.weight + group * head_dim;
+  return weight + int64_t{group} * width;
 }
 
 __device__ __forceinline__ const uint32_t* head_row(const TokenView& view, int token, int head) {
@@ -19,43 +20,53 @@ __device__ __forceinline__ const uint32_t* head_row(const TokenView& view, int t
                                            head * view.head_stride);
 }
 
-// Channel pairs `lane + 32 * i` of the row, normalised and turned by the rope.
-template <int kDim>
-__device__ __forceinline__ void base_row(const TokenView& view, const HeadNorm& norm, const float* rope, int token,
-                                         int head, int lane, Pair (&x)[kDim / 64]) {
-  constexpr int kPairs = kDim / 64;
-  const uint32_t* row = head_row(view, token, head);
+__device__ __forceinline__ Pair unpack_bf16(uint32_t bits) {
+  return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000u)};
+}
+
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int distance = 16; distance; distance /= 2) x += __shfl_xor_sync(~0u, x, distance);
+  return x;
+}
+
+template <int kPairs>
+__device__ __forceinline__ float lane_squares(const Pair (&x)[kPairs]) {
   float squares = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    const uint32_t bits = row[lane + 32 * i];
-    x[i] = {__uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000u)};
-    squares += x[i].x * x[i].x + x[i].y * x[i].y;
-  }
-#pragma unroll
-  for (int distance = 16; distance; distance /= 2) squares += __shfl_xor_sync(~0u, squares, distance);
-  const float inverse = rsqrtf(squares / kDim + norm.eps);
-  const auto* weight = reinterpret_cast<const Pair*>(token_weight(norm, token, kDim));
-  const auto* turn = reinterpret_cast<const Pair*>(rope) + int64_t{token} * (kDim / 2);
+  for (int i = 0; i < kPairs; ++i) squares += x[i].x * x[i].x + x[i].y * x[i].y;
+  return squares;
+}
+
+// Scales the row by `inverse` and the weights.
+template <int kPairs>
+__device__ __forceinline__ void scale_row(Pair (&x)[kPairs], float inverse, const float* weight, int lane) {
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
-    const int pair = lane + 32 * i;
-    x[i] = rotate_pair({x[i].x * inverse * weight[pair].x, x[i].y * inverse * weight[pair].y}, turn[pair]);
+    const Pair w = reinterpret_cast<const Pair*>(weight)[lane + 32 * i];
+    x[i] = {x[i].x * inverse * w.x, x[i].y * inverse * w.y};
   }
 }
 
-// The same pairs packed, turned once more by `shift` if it is given.
-template <int kDim>
-__device__ __forceinline__ void ready_row(const TokenView& view, const HeadNorm& norm, const float* rope,
-                                          const float* shift, int token, int head, int lane,
-                                          uint32_t (&packed)[kDim / 64]) {
-  Pair x[kDim / 64];
-  base_row<kDim>(view, norm, rope, token, head, lane, x);
+// Turns the row by a table of cosines and sines, (head_dim / 2, 2).
+template <int kPairs>
+__device__ __forceinline__ void turn_row(Pair (&x)[kPairs], const float* table, int lane) {
 #pragma unroll
-  for (int i = 0; i < kDim / 64; ++i) {
-    if (shift) x[i] = rotate_pair(x[i], reinterpret_cast<const Pair*>(shift)[lane + 32 * i]);
-    packed[i] = pack_bf16(x[i].x, x[i].y);
+  for (int i = 0; i < kPairs; ++i) x[i] = rotate_pair(x[i], reinterpret_cast<const Pair*>(table)[lane + 32 * i]);
+}
+
+// A stream's query: normalised and turned by the rope, as far as it does not come so.
+template <int kDim>
+__device__ __forceinline__ void base_row(const AttentionStream& stream, int token, int head, int lane,
+                                         Pair (&x)[kDim / 64]) {
+  const uint32_t* row = head_row(stream.q, token, head);
+#pragma unroll
+  for (int i = 0; i < kDim / 64; ++i) x[i] = unpack_bf16(row[lane + 32 * i]);
+  if (stream.norm.weight) {
+    const float inverse = rsqrtf(warp_sum(lane_squares(x)) / kDim + stream.norm.eps);
+    scale_row(x, inverse, token_weight(stream.norm, stream.norm.weight, token, kDim), lane);
   }
+  if (stream.rope) turn_row(x, stream.rope + int64_t{token} * kDim, lane);
 }
 
 }  // namespace streamchar::cuda

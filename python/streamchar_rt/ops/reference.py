@@ -22,6 +22,41 @@ def group_rms_norm(x: Tensor, weight: Tensor, bounds: Sequence[int], eps: float 
     return torch.cat(groups, dim=-3)
 
 
+def all_head_rms_norm(x: Tensor, weight: Tensor, bounds: Sequence[int], eps: float = 1e-6) -> Tensor:
+    """RMSNorm of (..., T, H, D) over all heads of a token at once; weight (G, H * D)."""
+    flat = group_rms_norm(x.flatten(-2).unsqueeze(-2), weight, bounds, eps)
+    return flat.squeeze(-2).unflatten(-1, x.shape[-2:])
+
+
+#: The magnitude that a range stands for.
+STORAGE_LIMIT = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
+_LEAST_RANGE = 1e-10
+
+
+def to_storage(x: Tensor, dtype: torch.dtype, magnitude: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Narrow keys or values (..., S, H, D), and the magnitude (..., H) float32 that their limit stands for.
+
+    Elements are ``x * limit / magnitude``, rounded to nearest even; what is beyond the limit saturates.
+
+    Args:
+        dtype: float8_e4m3fn or int8.
+        magnitude: per head; by default the largest there is.
+    """
+    if magnitude is None:
+        largest = x.detach().abs().amax(-1)
+        magnitude = (largest.amax(-2) if x.shape[-3] else largest.new_zeros((*x.shape[:-3], x.shape[-2]))).float()
+    limit = STORAGE_LIMIT[dtype]
+    factor = torch.full_like(magnitude, limit) / magnitude.clamp(min=_LEAST_RANGE)  # a number / tensor rounds twice
+    scaled = (x.float() * factor[..., None, :, None]).clamp(-limit, limit)
+    return (scaled.round() if dtype is torch.int8 else scaled).to(dtype), magnitude
+
+
+def from_storage(stored: Tensor, magnitude: Tensor) -> Tensor:
+    """What narrow elements (..., S, H, D) stand for, in float64."""
+    unit = magnitude.double().clamp(min=_LEAST_RANGE) / STORAGE_LIMIT[stored.dtype]
+    return stored.double() * unit[..., None, :, None]
+
+
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turns the interleaved channel pairs of x (..., D) by a (..., D/2, 2) table of cosine and sine."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)

@@ -1,0 +1,126 @@
+// The results of query rows, as mma.sync and wgmma both leave them with the threads: a warp has 16 rows and a thread
+// two of them, `lane / 4` and eight further, with two channels in every eight. Writes them out, or merges the parts of
+// a tile that was split (work_split.h).
+#pragma once
+
+#include "kernels/cuda/key_walk.cuh"
+#include "kernels/cuda/ptx.cuh"
+
+namespace streamchar::cuda {
+
+inline constexpr float kLog2E = 1.4426950408889634f;
+
+template <int kDim>
+struct AttentionRows {
+  float sum[kDim / 2];     // of row r: elements 4 n + 2 r and the next, channels 8 n + 2 (lane % 4) and the next
+  float maximum[2];        // of the logits before they are scaled
+  float denominator[2];    // of this thread's columns; of the row after finish()
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < kDim / 2; ++i) sum[i] = 0.0f;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      maximum[r] = -INFINITY;
+      denominator[r] = 0.0f;
+    }
+  }
+
+  __device__ __forceinline__ void multiply(const float (&factor)[2]) {
+#pragma unroll
+    for (int i = 0; i < kDim / 2; ++i) sum[i] *= factor[i / 2 % 2];
+  }
+
+  // After the last key. `unit`: what narrow values are to be multiplied by.
+  __device__ __forceinline__ void finish(float unit) {
+    const float factor[2] = {unit, unit};
+    multiply(factor);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      denominator[r] += __shfl_xor_sync(~0u, denominator[r], 1);
+      denominator[r] += __shfl_xor_sync(~0u, denominator[r], 2);
+    }
+  }
+
+  // `first_token`: of the warp's first row.
+  __device__ __forceinline__ void store(const AttentionStream& stream, int head, int first_token, int lane,
+                                        float scale) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int token = first_token + lane / 4 + 8 * r;
+      if (token >= stream.tokens) continue;
+      const float inverse = denominator[r] > 0.0f ? 1.0f / denominator[r] : 0.0f;
+      const int64_t row = int64_t{token} * stream.heads + head;
+      auto* out = static_cast<uint32_t*>(stream.out) + row * (kDim / 2) + (lane & 3);
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n) {
+        out[n * 4] = pack_bf16(sum[4 * n + 2 * r] * inverse, sum[4 * n + 2 * r + 1] * inverse);
+      }
+      if (stream.lse && (lane & 3) == 0) {
+        stream.lse[row] = denominator[r] > 0.0f ? (maximum[r] * scale + log2f(denominator[r])) / kLog2E : -INFINITY;
+      }
+    }
+  }
+
+  // This warp's part of a split tile goes to its slot. True for the warp that arrives last: it has then merged all of
+  // them. A whole warp calls; nobody waits for anybody.
+  __device__ __forceinline__ bool merge(void* workspace, const PartialLayout& layout, const Split& split,
+                                        const WorkPart& part, int warp, int lane, float scale) {
+    auto* counters = static_cast<unsigned*>(workspace);
+    auto* slots = reinterpret_cast<float*>(counters + PartialLayout::kCounters);
+    write(slots + layout.partial(part.slot, warp), lane);
+    // Release and acquire, as in the CUDA samples' threadFenceReduction: every lane's stores are fenced, then ordered
+    // before lane 0's arrival; and the last arrival is ordered before every lane's loads, which skip L1.
+    __threadfence();
+    __syncwarp();
+    unsigned arrived = 0, *counter = counters + layout.counter(part.last_block, warp);
+    if (lane == 0) arrived = atomicAdd(counter, 1u) + 1u;
+    arrived = __shfl_sync(~0u, arrived, 0);
+    if (arrived != static_cast<unsigned>(part.sharers())) return false;
+    __threadfence();
+    if (lane == 0) *counter = 0;  // for the next call: nobody else comes to it in this one
+
+    float top[2] = {-INFINITY, -INFINITY};
+    for (int b = part.first_block; b <= part.last_block; ++b) {
+      const float4 state = read(slots + layout.partial(split.slot_of(part, b), warp), kDim / 8, lane);
+      top[0] = fmaxf(top[0], state.x);
+      top[1] = fmaxf(top[1], state.y);
+    }
+    clear();
+#pragma unroll 1
+    for (int b = part.first_block; b <= part.last_block; ++b) {
+      const float* slot = slots + layout.partial(split.slot_of(part, b), warp);
+      const float4 state = read(slot, kDim / 8, lane);
+      const float weight[2] = {exp2_fast((state.x - top[0]) * scale), exp2_fast((state.y - top[1]) * scale)};
+      denominator[0] += state.z * weight[0];
+      denominator[1] += state.w * weight[1];
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n) {
+        const float4 x = read(slot, n, lane);
+        sum[4 * n] += x.x * weight[0];
+        sum[4 * n + 1] += x.y * weight[0];
+        sum[4 * n + 2] += x.z * weight[1];
+        sum[4 * n + 3] += x.w * weight[1];
+      }
+    }
+    maximum[0] = top[0];
+    maximum[1] = top[1];
+    return true;
+  }
+
+ private:
+  __device__ __forceinline__ void write(float* slot, int lane) const {
+    auto* to = reinterpret_cast<float4*>(slot) + lane;
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) {
+      __stcg(to + 32 * n, make_float4(sum[4 * n], sum[4 * n + 1], sum[4 * n + 2], sum[4 * n + 3]));
+    }
+    __stcg(to + 32 * (kDim / 8), make_float4(maximum[0], maximum[1], denominator[0], denominator[1]));
+  }
+
+  __device__ __forceinline__ static float4 read(const float* slot, int n, int lane) {
+    return __ldcg(reinterpret_cast<const float4*>(slot) + 32 * n + lane);
+  }
+};
+
+}  // namespace streamchar::cuda

@@ -1,0 +1,158 @@
+// Divides the work of a list of attention streams evenly among the blocks of a persistent grid. Host and device;
+// tested on the CPU.
+//
+// A tile is one block of queries, of one head of one stream. Its work is counted in units: the key blocks that it
+// attends to, or one where it has no key. The units of all tiles lie on a line, stream by stream, head by head, query
+// block by query block, and thread block b of `grid` does units total * b / grid to total * (b + 1) / grid.
+//
+// Invariants:
+//   1. Every unit belongs to exactly one thread block, and loads differ by at most one unit.
+//   2. At most two of a thread block's parts are parts of split tiles: its first, which may have begun in a block
+//      before it, and its last, which may end in a later one. So two slots per thread block hold all partial results.
+//   3. A split tile lies across consecutive thread blocks, and each of them but the first starts within it; the last
+//      one's number therefore names the tile among the split ones, and its counter.
+//   4. Partial results are merged in rising order of thread blocks, whoever does it: for a list of shapes and a grid
+//      results repeat to the bit.
+//
+// Unit i of a tile is key block (i + rotation) % key_blocks. The rotation is the time at which the tile's first thread
+// block comes to it, so that tiles of one head that are under way together read the same keys together, from L2.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/host_device.h"
+
+namespace streamchar {
+
+struct StreamWork {
+  int heads;
+  int query_blocks;
+  int key_blocks;  // at least 1
+
+  SC_HOST_DEVICE int units() const { return heads * query_blocks * key_blocks; }
+};
+
+// What one thread block does of one tile: units `begin` to `end` of it.
+struct WorkPart {
+  int stream;
+  int head;
+  int query_block;
+  int key_blocks;      // the tile's units
+  int begin;
+  int end;
+  int rotation;
+  int slot;            // for its result where the tile is split
+  int first_block;     // of the thread blocks that share the tile
+  int last_block;
+
+  SC_HOST_DEVICE bool split() const { return end - begin < key_blocks; }
+  SC_HOST_DEVICE int sharers() const { return last_block - first_block + 1; }
+  SC_HOST_DEVICE int key_block(int unit) const {
+    const int block = unit + rotation;
+    return block < key_blocks ? block : block - key_blocks;
+  }
+};
+
+template <int kMaxStreams>
+struct WorkSplit {
+  static constexpr int kLeastUnits = 2;  // worth a thread block, beside whole tiles
+
+  StreamWork work[kMaxStreams];
+  uint32_t first_unit[kMaxStreams + 1];  // of each stream; then the total
+  int streams;
+  int grid;
+
+  // For at most `blocks` thread blocks. The grid is 0 where there is nothing to do, or too much to count.
+  static WorkSplit make(const StreamWork* work, int streams, int blocks) {
+    WorkSplit split{};
+    split.streams = streams;
+    int64_t total = 0, tiles = 0;
+    for (int s = 0; s < streams; ++s) {
+      split.work[s] = work[s];
+      split.first_unit[s] = static_cast<uint32_t>(total);
+      tiles += int64_t{work[s].heads} * work[s].query_blocks;
+      total += int64_t{work[s].heads} * work[s].query_blocks * work[s].key_blocks;
+      if (total > INT32_MAX) {
+        split.first_unit[streams] = UINT32_MAX;
+        return split;
+      }
+    }
+    split.first_unit[streams] = static_cast<uint32_t>(total);
+    if (total == 0) return split;
+    int64_t grid = total / kLeastUnits > tiles ? total / kLeastUnits : tiles;
+    if (grid > blocks) grid = blocks;
+    const int64_t countable = int64_t{UINT32_MAX} / total - 1;  // products below stay within 32 bits
+    split.grid = static_cast<int>(grid < countable ? grid : countable);
+    return split;
+  }
+
+  SC_HOST_DEVICE uint32_t total() const { return first_unit[streams]; }
+
+  // First unit of a thread block; of block `grid`: the end of the line.
+  SC_HOST_DEVICE uint32_t start(int block) const { return total() * static_cast<uint32_t>(block) / grid_u(); }
+
+  // The thread block that has a unit: the last one to start at or before it.
+  SC_HOST_DEVICE int owner(uint32_t unit) const { return static_cast<int>(((unit + 1) * grid_u() - 1) / total()); }
+
+  // The part of thread block `block` that begins with `unit`, one of its own. The next begins end - begin units on.
+  SC_HOST_DEVICE WorkPart part(int block, uint32_t unit) const {
+    WorkPart p;
+    p.stream = 0;
+    while (unit >= first_unit[p.stream + 1]) ++p.stream;  // streams without queries are passed over
+    const StreamWork& of = work[p.stream];
+    const uint32_t inside = unit - first_unit[p.stream], keys = static_cast<uint32_t>(of.key_blocks);
+    const uint32_t tile = inside / keys, before = inside % keys;
+    p.head = static_cast<int>(tile / static_cast<uint32_t>(of.query_blocks));
+    p.query_block = static_cast<int>(tile % static_cast<uint32_t>(of.query_blocks));
+    p.key_blocks = of.key_blocks;
+    const uint32_t own_start = start(block), left = start(block + 1) - unit;
+    p.begin = static_cast<int>(before);
+    p.end = static_cast<int>(keys - before < left ? keys : before + left);
+    const uint32_t tile_unit = unit - before;
+    p.slot = 2 * block + (unit != own_start);
+    p.first_block = tile_unit >= own_start ? block : owner(tile_unit);
+    p.last_block = p.end == of.key_blocks ? block : owner(tile_unit + keys - 1);
+    p.rotation = static_cast<int>((tile_unit - start(p.first_block)) % keys);
+    return p;
+  }
+
+  // Where thread block `block`, one of those that share the tile of `p`, puts its result: in its first slot if it
+  // starts within the tile or with it.
+  SC_HOST_DEVICE int slot_of(const WorkPart& p, int block) const {
+    const int tile = p.head * work[p.stream].query_blocks + p.query_block;
+    const uint32_t tile_unit =
+        first_unit[p.stream] + static_cast<uint32_t>(tile) * static_cast<uint32_t>(p.key_blocks);
+    return 2 * block + (start(block) < tile_unit);
+  }
+
+ private:
+  SC_HOST_DEVICE uint32_t grid_u() const { return static_cast<uint32_t>(grid); }
+};
+
+// Partial results in memory: counters of arrivals, zero between calls, then two slots per thread block. A warp has
+// 16 rows of a tile, and its own counter; rows are float sums, with a running maximum and denominator.
+struct PartialLayout {
+  static constexpr int kCounters = 8192;
+
+  int warps;     // per thread block
+  int head_dim;
+
+  // A thread holds two rows' sums of a quarter of the channels, two maxima and two denominators.
+  SC_HOST_DEVICE int thread_floats() const { return head_dim / 2 + 4; }
+  SC_HOST_DEVICE int64_t warp_floats() const { return 32 * int64_t{thread_floats()}; }
+  SC_HOST_DEVICE int64_t slot_floats() const { return warps * warp_floats(); }
+  SC_HOST_DEVICE int64_t partial(int slot, int warp) const { return slot * slot_floats() + warp * warp_floats(); }
+  SC_HOST_DEVICE int counter(int last_block, int warp) const { return last_block * warps + warp; }
+  SC_HOST_DEVICE int64_t bytes(int grid) const {
+    return int64_t{kCounters} * 4 + 2 * int64_t{grid} * slot_floats() * 4;
+  }
+  // The largest grid whose counters and slots fit; 0 if none does.
+  int grid_within(int64_t space) const {
+    const int64_t slots = (space - int64_t{kCounters} * 4) / (2 * slot_floats() * 4);
+    const int64_t counted = kCounters / warps;
+    const int64_t grid = slots < counted ? slots : counted;
+    return grid > 0 ? static_cast<int>(grid) : 0;
+  }
+};
+
+}  // namespace streamchar

@@ -1,0 +1,116 @@
+// csrc/kernels/cuda/hopper.cuh on machine.h. Products read their operands when they are waited for, and not before.
+#pragma once
+
+#include "cuda.h"
+#include "kernels/cuda/ptx.cuh"
+
+namespace streamchar::cuda {
+
+inline void barrier_init(uint32_t barrier, int arrivals) {
+  emulated::machine().barriers[barrier] = {arrivals, arrivals, 0, 0};
+}
+inline void barrier_init_done() {}
+inline emulated::Barrier& barrier_at(uint32_t barrier) { return emulated::machine().barriers.at(barrier); }
+inline void barrier_arrive(uint32_t barrier) {
+  emulated::Barrier& b = barrier_at(barrier);
+  if (b.pending-- == 0) std::abort();
+  b.settle();
+  ++emulated::machine().progress;
+  emulated::machine().yield();  // whoever waited may be quicker than what comes next here
+}
+inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
+  barrier_at(barrier).bytes += bytes;
+  barrier_arrive(barrier);
+}
+inline void barrier_wait(uint32_t barrier, uint32_t parity) {
+  const emulated::Barrier& b = barrier_at(barrier);
+  emulated::machine().wait_until([&] { return b.parity != parity; });
+}
+
+inline uint32_t swizzled_128(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
+
+inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column, int row, int head) {
+  emulated::Machine& m = emulated::machine();
+  if (target % 1024 || map->box[0] * 2 != 128 || map->box[2] != 1) std::abort();
+  for (uint32_t r = 0; r < map->box[1]; ++r) {
+    for (uint32_t piece = 0; piece < 8; ++piece) {
+      unsigned char* to = m.shared + swizzled_128(target + r * 128 + piece * 16);
+      const bool inside = row + r < map->sizes[1] && column + piece * 8 < map->sizes[0];
+      if (inside) {
+        const char* from = map->data + (row + r) * map->strides[0] + head * map->strides[1];
+        std::memcpy(to, from + (column + piece * 8) * 2, 16);
+      } else {
+        std::memset(to, 0, 16);
+      }
+    }
+  }
+  emulated::Barrier& b = barrier_at(barrier);
+  b.bytes -= map->box[0] * 2 * map->box[1];
+  b.settle();
+  ++m.progress;
+}
+inline void publish_shared() {}
+
+inline void group_sync(int id) { emulated::machine().meet(id, 128); }
+template <int kRegisters>
+void give_registers() {}
+template <int kRegisters>
+void take_registers() {}
+
+inline std::deque<std::vector<std::function<void()>>>& open_products() {
+  emulated::Machine& m = emulated::machine();
+  return m.threads[m.current].products;
+}
+inline void multiply_begin() {}
+inline void multiply_commit() { open_products().emplace_back(); }
+template <int kOpen>
+void multiply_wait() {
+  finish_groups(open_products(), kOpen);
+  emulated::machine().meet_warp();  // a warp waits as one
+}
+template <int kCount>
+void pin(float (&)[kCount]) {}
+
+struct Descriptor {
+  uint32_t start, leading, stride;
+  explicit Descriptor(uint64_t bits)
+      : start((bits & 0x3FFF) << 4), leading((bits >> 16 & 0x3FFF) << 4), stride((bits >> 32 & 0x3FFF) << 4) {
+    if (bits >> 62 != 1) std::abort();
+  }
+  // Summed axis contiguous (K-major), or the other one (MN-major).
+  float row_element(int row, int k, bool half) const {
+    return emulated::shared_element(swizzled_128(start + row / 8 * stride + row % 8 * 128 + k * 2), half);
+  }
+  float column_element(int k, int column, bool half) const {
+    return emulated::shared_element(
+        swizzled_128(start + column / 64 * leading + column % 64 * 2 + k / 8 * stride + k % 8 * 128), half);
+  }
+};
+
+template <bool kHalf>
+void multiply_rows(float (&sums)[64], uint64_t a, uint64_t b, int add) {
+  const int thread = emulated::machine().current % 128;
+  open_products().back().push_back([&sums, thread, x = Descriptor(a), y = Descriptor(b), add] {
+    for (int i = 0; i < 64; ++i) {
+      const int row = thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + thread % 4 * 2 + i % 2;
+      float sum = add ? sums[i] : 0.0f;
+      for (int k = 0; k < 16; ++k) sum += x.row_element(row, k, kHalf) * y.row_element(column, k, kHalf);
+      sums[i] = sum;
+    }
+  });
+}
+
+template <bool kHalf, int kCount>
+void multiply_columns(float (&sums)[kCount], const uint32_t (&a)[4], uint64_t b) {
+  emulated::Machine& m = emulated::machine();
+  const WarpRows rows(m.posted({{a[0], a[1], a[2], a[3]}}), m.lane(), kHalf);
+  const int thread = m.current % 128;
+  open_products().back().push_back([&sums, thread, rows, y = Descriptor(b)] {
+    for (int i = 0; i < kCount; ++i) {
+      const int column = i / 4 * 8 + thread % 4 * 2 + i % 2;
+      for (int k = 0; k < 16; ++k) sums[i] += rows.a[i / 2 % 2][k] * y.column_element(k, column, kHalf);
+    }
+  });
+}
+
+}  // namespace streamchar::cuda

@@ -1,0 +1,171 @@
+"""The GPU kernels' own sources, run on the CPU by an emulation of a GPU's threads, instructions and memories.
+
+It shows that their arithmetic, layouts, barriers and division of work are right as the PTX ISA has it, in random orders
+of threads and blocks. It knows nothing of speed, of caches, or of what a real GPU does beyond the book.
+"""
+from __future__ import annotations
+
+import ctypes
+from dataclasses import replace
+
+import pytest
+import torch
+
+from streamchar_rt import ops
+from streamchar_rt.ops import reference
+
+from . import emulation
+from .native_support import native, relative_error
+
+if emulation.compiler() is None:
+    pytest.skip("no g++", allow_module_level=True)
+
+from tools.gpu.problems import AttentionProblem  # noqa: E402
+
+STORAGE = {torch.bfloat16: 0, torch.float8_e4m3fn: 1, torch.int8: 2}
+LIMIT = {torch.bfloat16: 6e-3, torch.float8_e4m3fn: 4e-3, torch.int8: 4e-3}
+COUNTERS = 8192 * 4
+
+
+@pytest.fixture(scope="module")
+def gpu(tmp_path_factory) -> ctypes.CDLL:
+    return emulation.build(tmp_path_factory.mktemp("emulation"))
+
+
+def view(x):
+    return [0, 0, 0] if x is None else [x.data_ptr(), x.stride(0), x.stride(1)]
+
+
+def address(x):
+    return 0 if x is None else x.data_ptr()
+
+
+def norm_numbers(weight, bounds):
+    return [address(weight), len(bounds) - 1, *bounds]
+
+
+def numbers(values):
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def attend(gpu, problems, path, processors, seed, extras=None):
+    """(out, log-sum-exp) of each; `extras`: per problem, what is to stand in for its fields."""
+    head_dim, kind = problems[0].q.shape[-1], 0
+    streams, segments, results, kept = [], [], [], []
+    for p, extra in zip(problems, extras or [{}] * len(problems)):
+        q, weight = extra.get("q", p.q), None if extra else p.norm.q_weight.float().contiguous()
+        out = torch.full(p.q.shape, torch.nan, dtype=torch.bfloat16)
+        lse = torch.full(p.q.shape[:2], torch.nan)
+        streams += [*p.q.shape[:2], *view(q), *view(extra.get("moved")), *norm_numbers(weight, p.norm.bounds),
+                    0 if extra else p.rope.table.data_ptr(), len(segments) // 11, len(p.keys), out.data_ptr(),
+                    lse.data_ptr()]
+        for i, (k, v, d) in enumerate(zip(p.keys, p.values, p.distances)):
+            kind = STORAGE[k.dtype]
+            shift = p.rope.shift(d) if d and not extra else None
+            ranges = p.ranges[i] if p.ranges else (None, None)
+            segments += [*view(k), *view(v), len(k), int(bool(extra) and d > 0), address(shift), *map(address, ranges)]
+        kept.append((q, weight))
+        results.append((out, lse))
+    workspace = torch.zeros(native.layout.partial_bytes(12, head_dim, max(processors, 1)), dtype=torch.uint8)
+    call = [head_dim, kind, workspace.data_ptr(), workspace.numel(), len(problems), *streams, len(segments) // 11]
+    call += segments
+    assert gpu.emulated_attention(numbers(call), int(path == "sm90"), processors, seed) == 0
+    assert not bool(workspace[:COUNTERS].any())       # ready for the next call
+    return results
+
+
+def check(result, problem):
+    out, lse = result
+    wanted, wanted_lse = problem.truth()
+    assert not bool(torch.isnan(out).any() or torch.isnan(lse).any())
+    dtype = problem.keys[0].dtype if problem.keys else torch.bfloat16
+    assert relative_error(out, wanted) < LIMIT[dtype]
+    if sum(map(len, problem.keys)):
+        assert float((lse - wanted_lse).abs().max() if lse.numel() else 0.0) < 2e-2
+    else:
+        assert bool(torch.isneginf(lse).all()) and not bool(out.any())
+
+
+@pytest.mark.parametrize("path", ["sm80", "sm90"])
+@pytest.mark.parametrize(
+    "head_dim,dtype", [(64, torch.bfloat16), (128, torch.bfloat16), (128, torch.float8_e4m3fn), (64, torch.int8)],
+    ids=["64-bf16", "128-bf16", "128-float8", "64-int8"],
+)
+def test_streams_that_are_split_in_every_way(gpu, seeded, path, dtype, head_dim):
+    """Video and audio, one stream without keys, one without queries; more thread blocks than tiles, and fewer."""
+    shapes = [(70, [16, 0, 150]), (3, [129]), (2, []), (0, [50])]
+    problems = [AttentionProblem.random(tokens, rows, heads=1 + i % 2, head_dim=head_dim, device="cpu").stored(dtype)
+                for i, (tokens, rows) in enumerate(shapes)]
+    processors = 2 + seeded % 6
+    first = attend(gpu, problems, path, processors, seeded)
+    for result, problem in zip(first, problems):
+        check(result, problem)
+    again = attend(gpu, problems, path, processors, seeded + 1)    # threads and blocks in another order
+    assert all(torch.equal(a, b) for old, new in zip(first, again) for a, b in zip(old, new))
+
+
+@pytest.mark.parametrize("path", ["sm80", "sm90"])
+def test_strided_inputs_and_peaked_logits(gpu, seeded, path):
+    problem = AttentionProblem.random(20, [40, 20], heads=2, head_dim=64, device="cpu")
+    problem.q, problem.keys[1], problem.values[1] = torch.randn(20, 3, 2, 72).bfloat16()[..., :64].unbind(1)
+    problem.keys[0] *= 8
+    (result,) = attend(gpu, [problem], path, 3, seeded)
+    assert relative_error(result[0], problem.truth()[0]) < 2e-2
+
+
+def append(gpu, seed, k, v, norm, rope, out, *, ranges=(None, None), measure=0, all_heads=0, shift=None, q=None,
+           ready=None, moved=None, moved_shift=None):
+    weight, q_weight = norm.k_weight.float().contiguous(), norm.q_weight.float().contiguous()
+    call = [*k.shape, STORAGE[out[0].dtype], all_heads, *view(k), *view(v), *norm_numbers(weight, norm.bounds),
+            rope.table.data_ptr(), address(shift), out[0].data_ptr(), out[1].data_ptr(), *map(address, ranges), measure,
+            *view(q), q_weight.data_ptr(), address(ready), address(moved), address(moved_shift)]
+    assert gpu.emulated_append(numbers(call), seed) == 0
+
+
+@pytest.mark.parametrize("all_heads", [0, 1])
+@pytest.mark.parametrize("heads,head_dim", [(3, 128), (1, 64), (33, 64)])
+def test_append_with_both_queries(gpu, seeded, heads, head_dim, all_heads):
+    problem = AttentionProblem.random(5, [5], heads=heads, head_dim=head_dim, device="cpu")
+    q, k, v = torch.randn(5, 3, heads, head_dim).bfloat16().unbind(1)
+    norm, rope = problem.norm, problem.rope
+    if all_heads:
+        weights = torch.rand(2, 2, heads * head_dim) + 0.5
+        norm = ops.QkNorm(weights[0], weights[1], norm.bounds)
+    out = torch.full((4, 5, heads, head_dim), torch.nan, dtype=torch.bfloat16)
+    append(gpu, seeded, k, v, norm, rope, out[:2], all_heads=all_heads, shift=rope.shift(7.0), q=q, ready=out[2],
+           moved=out[3], moved_shift=rope.shift(5.0))
+    normed = reference.all_head_rms_norm if all_heads else reference.group_rms_norm
+    for got, x, weight, distance in ((out[0], k, norm.k_weight, 7.0), (out[2], q, norm.q_weight, 7.0),
+                                     (out[3], q, norm.q_weight, 12.0)):
+        turned = reference.rotate(normed(x.double(), weight.double(), norm.bounds), rope.table.double()[:, None])
+        assert relative_error(got, reference.rotate(turned, rope.shift(distance, torch.float64))) < 4e-3
+    assert torch.equal(out[1], v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8], ids=["float8", "int8"])
+def test_append_to_narrow_rows(gpu, seeded, dtype):
+    problem = AttentionProblem.random(9, [9], heads=3, head_dim=64, device="cpu")
+    k, v = torch.randn(9, 2, 3, 64).bfloat16().unbind(1)
+    v[:, 0] = 0
+    rows, ranges = torch.empty(2, 9, 3, 64, dtype=dtype), torch.full((2, 3), torch.nan)
+    same = lambda a, b: torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+    append(gpu, seeded, k, v, problem.norm, problem.rope, rows, ranges=ranges, measure=1)
+    wanted = reference.normalize_rotate(k.double(), problem.norm.k_weight.double(), problem.norm.bounds, problem.rope)
+    assert torch.equal(ranges[1], v.abs().amax((0, 2)).float()) and same(rows[1], reference.to_storage(v, dtype)[0])
+    assert torch.allclose(ranges[0].double(), wanted.abs().amax((0, 2)), rtol=1e-5)
+    step = (2**-4 if dtype is torch.float8_e4m3fn else 1 / 254) * (1 + 1e-3)
+    error = (reference.from_storage(rows[0], ranges[0]) - wanted).abs()
+    assert bool((error <= step * ranges[0][:, None].double()).all())
+    given = ranges / 4
+    append(gpu, seeded, k, v, problem.norm, problem.rope, rows, ranges=given)     # what exceeds them saturates
+    assert torch.equal(given, ranges / 4) and same(rows[1], reference.to_storage(v, dtype, given[1])[0])
+
+
+@pytest.mark.parametrize("path", ["sm80", "sm90"])
+def test_ready_queries_and_a_second_one_for_moved_segments(gpu, seeded, path):
+    problem = replace(AttentionProblem.random(20, [30, 20], heads=2, head_dim=64, device="cpu"), distances=[16.0, 0.0])
+    out = torch.empty(4, *problem.q.shape, dtype=torch.bfloat16)
+    append(gpu, seeded, problem.q, problem.q, problem.norm, problem.rope, out[:2], q=problem.q, ready=out[2],
+           moved=out[3], moved_shift=problem.rope.shift(16.0))
+    (result,) = attend(gpu, [problem], path, 3, seeded, [{"q": out[2], "moved": out[3]}])
+    check(result, problem)
