@@ -150,7 +150,6 @@ class StreamState:
         other = copy.copy(self)
         other.units = self.units.copy()
         other.past = self.past.copy()
-        other.vocoder = self.vocoder.clone()
         other.cache = self.cache.fork()
         return other
 

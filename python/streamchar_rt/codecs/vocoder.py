@@ -37,17 +37,14 @@ class VocoderConfig:
         return asdict(self)
 
 
-@dataclass
+@dataclass(frozen=True)
 class VocoderState:
-    """What decoding carries from call to call. All tensors have a leading batch dimension."""
+    """What decoding carries from call to call: never written again, so that streams may share it. All tensors have a
+    leading batch dimension."""
     inputs: torch.Tensor | None = None                       # (B, mel_bins, KERNEL - 1)
     blocks: list[torch.Tensor] = field(default_factory=list)  # each (B, width, KERNEL - 1)
     tail: torch.Tensor | None = None                         # (B, n_fft - hop) samples not yet complete
     weight: torch.Tensor | None = None                       # (n_fft - hop,) their window sum
-
-    def clone(self) -> "VocoderState":
-        copy = lambda t: None if t is None else t.clone()
-        return VocoderState(copy(self.inputs), [b.clone() for b in self.blocks], copy(self.tail), copy(self.weight))
 
 
 class _Block(nn.Module):
@@ -65,7 +62,7 @@ class _Block(nn.Module):
         seen = torch.cat([past, x], 2)                           # (B, C, KERNEL - 1 + T)
         y = self.norm(self.depthwise(seen).transpose(1, 2))      # (B, T, C)
         y = self.contract(F.gelu(self.expand(y))) * self.scale
-        return x + y.transpose(1, 2), seen[..., -(KERNEL - 1):]
+        return x + y.transpose(1, 2), seen[..., -(KERNEL - 1):].clone()        # without all that was seen
 
 
 class Vocoder(nn.Module):
