@@ -16,6 +16,7 @@ from streamchar_rt.orchestrator.model import Orchestrator, OrchestratorConfig
 from streamchar_rt.model_state import _Units
 from streamchar_rt.pipeline import CharacterFeatures, Models, StreamState, generate_chunk
 from streamchar_rt.pipeline import Style as RunTimeStyle
+from streamchar_rt.planner import PLANS
 from tools.evaluate.detail import shares
 from tools.train.batches import StreamSampler
 from tools.train.denoiser import Batches, Denoiser
@@ -241,7 +242,7 @@ def test_a_rollout_is_the_run_time(streams, rng, seeded, monkeypatch):
     for (video, audio), expected, latent in zip(trained, at_run_time, shown):
         assert close(audio, expected)
         assert close(models.denoiser.unpatchify(video)[:, -1:], latent)
-    assert len(seen) == len(runs_seen) == chunks * (STEPS + 1)
+    assert len(seen) == len(runs_seen) == chunks * (PLANS + 1)
     for ours, theirs in zip(seen, runs_seen):
         assert len(ours) == len(theirs)
         for a, b in zip(ours, theirs):

@@ -301,8 +301,8 @@ def test_nothing_of_a_chunk_stays_in_a_graph_s_memory(tiny, rng, monkeypatch):
     for a, b in zip(streams, copies):
         assert torch.equal(a.history, b.history) and torch.equal(a.previous_latent, b.previous_latent)
         assert all(torch.equal(a.cache.get(s).keys, b.cache.get(s).keys) for s in SEGMENTS)
-    # language, context, a step with and without sink and motion, pictures with and without ones before
-    assert len(graphs) == 6
+    # language, plan, context, a step with and without sink and motion, pictures with and without ones before
+    assert len(graphs) == 7
 
 
 def test_graphs_are_plain_calls_on_a_cpu():

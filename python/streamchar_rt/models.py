@@ -19,6 +19,7 @@ from .nets import build_nets, empty_nets
 from .ops import Storage
 from .orchestrator.condition import ConditionEncoder
 from .orchestrator.model import Orchestrator
+from .planner import PLANS
 from .resident import Placement, ResidentChain
 
 
@@ -75,7 +76,7 @@ class Models:
         self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1).to(self.device)
         self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1).to(self.device)
         self.movement = MotionCode().to(self.device)    # in float32, whatever the decoder's type
-        self.batching, self.lanes = Batching(), Lanes(threads)
+        self.batching, self.lanes, self.plans = Batching(), Lanes(threads), PLANS
         layout, codec = dit.config.layout, video_decoder.config
         self.chunk_frames, self.fps, self.sample_rate = layout.frames, Fraction(fps), vocoder.config.sample_rate
         self.chunk_samples = int(self.chunk_frames * self.sample_rate / self.fps)

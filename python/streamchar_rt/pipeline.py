@@ -128,15 +128,16 @@ def _generate(models: Models, every: Sequence[_Run], steps: int) -> list[RawChun
 def _denoise(models: Models, runs: Sequence[_Run], step: int, steps: int, clock: "_Clock") -> None:
     """One step of every run's flow."""
     t = step / steps
-    align_all = lambda some: align(models, [run.plan.states for run in some], [run.mel for run in some], t)
-    logits = models.batching.run("alignment", align_all, runs)
-    conditions = [run.plan.follow(each) for run, each in zip(runs, logits)]
-    clock.mark("orchestrator")
-    if all([run.stopped() for run in runs]):
-        return                                         # the next look ends them
+    if step < models.plans:
+        align_all = lambda some: align(models, [run.plan.states for run in some], [run.mel for run in some], t)
+        for run, logits in zip(runs, models.batching.run("alignment", align_all, runs)):
+            run.conditions = run.plan.follow(logits)
+        clock.mark("orchestrator")
+        if all([run.stopped() for run in runs]):
+            return                                     # the next look ends them
     velocity = lambda some: models.denoiser.velocities(*_columns((
-        (run.state.cache, run.video, run.audio, run.style, *condition) for run, condition in some)), t)
-    for run, (v, a) in zip(runs, models.batching.run("denoiser", velocity, list(zip(runs, conditions)))):
+        (run.state.cache, run.video, run.audio, run.style, *run.conditions) for run in some)), t)
+    for run, (v, a) in zip(runs, models.batching.run("denoiser", velocity, runs)):
         run.video, run.audio = run.video + v / steps, run.audio + a / steps
     clock.mark("denoise")
 

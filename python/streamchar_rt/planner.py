@@ -1,4 +1,8 @@
-"""The orchestrator's side of chunks: the language model once, the condition head at every denoising step.
+"""The orchestrator's side of chunks: the language model once, the condition head at the first ``PLANS`` steps.
+
+The paper runs the condition head at every denoising step. Here the alignment of the first step, made of the text and
+of what was heard before, is kept: renewed on half-denoised sound it follows what the noise happens to say, and more
+words are misheard (``python -m tools.evaluate.speech --plans 4``).
 
 Several streams go through the language model and the condition head's alignment together.
 """
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from .models import Models, Style
 
 SHORTEST_PHONE = 2     # half-frames: a phone of 20 ms is not heard
+PLANS = 1              # denoising steps that align the chunk anew, from the first on
 
 
 class Plan:

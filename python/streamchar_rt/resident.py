@@ -1,9 +1,9 @@
 """A chunk whose every stage runs on one device, from the language model to the pixels: what a GPU does.
 
 The host draws the noise, hands over what the chunk starts from, queues the stages and waits once, for the results.
-Between that it asks the device for nothing: the alignment is found on the device, in every denoising step. Each stage
-but the vocoder is one CUDA graph (``graphs``); a denoising step is one, condition head, alignment and Euler's step
-included. On a CPU the same code runs as plain calls; what it does on a GPU has not been verified.
+Between that it asks the device for nothing: the alignment is found on the device. Each stage but the vocoder is one CUDA
+graph (``graphs``): condition head and alignment are one, a denoising step with Euler's step another. On a CPU the same
+code runs as plain calls; what it does on a GPU has not been verified.
 
 Streams take turns, since they share the denoiser's stage.
 """
@@ -80,18 +80,21 @@ class ResidentChain:
             live = models.denoiser.stage(state.cache)
         video, audio = put(run.video), put(run.audio)
         scalars = put(np.array([state.elapsed + 1]))
-        fixed = (rows, put(plan.blocked), put(plan.minimum), scalars, put(state.past), *vars(style).values(),
+        fixed = (rows, put(plan.blocked), put(plan.minimum), scalars, put(state.past), style.voice,
                  *vars(states).values())
         times = (torch.arange(steps, dtype=torch.float64, device=self.device) / steps).float().split(1)
         share = torch.full((1,), 1 / steps, device=self.device)
         pace = _Pace(self.device)
-        for t in times:
+        for i, t in enumerate(times):
             pace.wait()
             if run.stopped():
                 return None
+            if i < models.plans:
+                with clock.stage("orchestrator"):
+                    c_v, c_a, *found = self.graphs.run("plan", self._plan, audio, t, *fixed)
             with clock.stage("denoise"):
-                video, audio, *found = self.graphs.run(
-                    ("step", live), partial(self._step, live), video, audio, t, share, *fixed)
+                video, audio = self.graphs.run(
+                    ("step", live), partial(self._step, live), video, audio, t, share, *vars(style).values(), c_v, c_a)
             pace.mark()
         if run.stopped():
             return None
@@ -129,11 +132,10 @@ class ResidentChain:
         states = net.encode(window, history, voice, masked=True)
         return states.memory, states.keys, states.padding
 
-    def _step(self, live: tuple[str, ...], video: Tensor, audio: Tensor, t: Tensor, share: Tensor, rows: Tensor,
-              blocked: Tensor, minimum: Tensor, elapsed: Tensor, past: Tensor, voice: Tensor, emotion: Tensor,
-              mode: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """One Euler step, and the alignment that it was conditioned on: units, half-frames since each began, what the
-        condition saw of every half-frame, and the mean probability of the chosen units."""
+    def _plan(self, audio: Tensor, t: Tensor, rows: Tensor, blocked: Tensor, minimum: Tensor, elapsed: Tensor,
+              past: Tensor, voice: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """The conditions of picture and sound, and the alignment that they come from: units, half-frames since each
+        began, what the condition saw of every half-frame, and the mean probability of the chosen units."""
         models, config, dtype = self.models, self.models.orchestrator.config, self.placement.dtype
         mel = audio.reshape(1, -1, config.mel_bins)
         logits, _ = models.orchestrator.align(States(*states), mel.to(dtype), t)
@@ -143,8 +145,13 @@ class ResidentChain:
         spent = spent.clamp(max=LONGEST)
         seen = torch.cat([past, torch.cat([rows[path], spent[:, None]], 1)])
         c_v, c_a = models.condition(alignment_features(*seen.T)[None], voice)
-        v, a = models.denoiser.velocity(live, video, audio, Style(voice, emotion, mode), c_v, c_a, t)
-        return video + v * share, audio + a * share, path, spent, seen, chosen
+        return c_v, c_a, path, spent, seen, chosen
+
+    def _step(self, live: tuple[str, ...], video: Tensor, audio: Tensor, t: Tensor, share: Tensor, voice: Tensor,
+              emotion: Tensor, mode: Tensor, c_v: Tensor, c_a: Tensor) -> tuple[Tensor, Tensor]:
+        """One Euler step."""
+        v, a = self.models.denoiser.velocity(live, video, audio, Style(voice, emotion, mode), c_v, c_a, t)
+        return video + v * share, audio + a * share
 
     def _decode(self, state: Any, video: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures uint8 (frames, H, W, 4), straight alpha, and the last latent as it was drawn."""

@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--voice", default="rms", choices=VOICE_NAMES)
     parser.add_argument("--sentences", type=int, default=100)
     parser.add_argument("--steps", type=int, help="denoising steps; default the bundle's")
+    parser.add_argument("--plans", type=int, help="steps that align the chunk anew; default the runtime's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
     args = parser.parse_args()
@@ -69,6 +70,7 @@ def main() -> None:
 
     truth = judged(lambda s: synthesize(s, args.voice).samples)
     with Engine.load(args.bundle) as engine:
+        engine.models.plans = args.plans or engine.models.plans
         product = judged(lambda s: speak(engine, args.voice, s, seed=args.seed, steps=args.steps))
     if args.json:
         print(json.dumps({"voice": args.voice, "truth": truth, "product": product}, default=str))

@@ -3,8 +3,8 @@
     python -m tools.train.rollout --teacher DIR --init DIR --orchestrator DIR --streams DIR --out DIR --minutes 30
     python -m tools.train.rollout --teacher DIR --init DIR --orchestrator DIR --streams DIR --scenes DIR --out DIR ...
 
-``--init`` is stage I's student; its critic comes along. As at run time, the orchestrator plans every step on the noisy
-sound, the pointer of a finished chunk says where the next one begins in the transcript, and the context is the
+``--init`` is stage I's student; its critic comes along. As at run time, the orchestrator plans on the noisy sound
+of the first step, the pointer of a finished chunk says where the next one begins in the transcript, and the context is the
 reference, the first chunk as the sink and the last chunk as motion, all of them the student's own clean tokens. The
 distribution matching loss falls on what was generated, and critic and teacher see it with the same past and the same
 part of the transcript.
@@ -28,7 +28,7 @@ from streamchar_rt.denoiser.dit import Style, patchify
 from streamchar_rt.orchestrator.condition import LONGEST
 from streamchar_rt.orchestrator.model import Orchestrator, TranscriptWindow
 from streamchar_rt.orchestrator.units import PAD
-from streamchar_rt.planner import Plan
+from streamchar_rt.planner import PLANS, Plan
 
 from .batches import StreamSampler
 from .denoiser import Denoiser, audio_tokens
@@ -134,10 +134,10 @@ def roll_out(student: Denoiser, planner: Planner, start: Start, noises: Sequence
         plans, states = planner.read(start.transcripts, history, style.voice)
         x = noise
         for i in range(steps):
-            mel = x[1].reshape(len(history), config.slots, config.mel_bins)
-            features = planner.align(plans, states, mel, i / steps)
-            given = Given(start.reference, sink, motion, features, style)
-            t = torch.full((len(mel),), i / steps, device=mel.device)
+            if i < PLANS:
+                mel = x[1].reshape(len(history), config.slots, config.mel_bins)
+                given = Given(start.reference, sink, motion, planner.align(plans, states, mel, i / steps), style)
+            t = torch.full((len(history),), i / steps, device=history.device)
             if i == stop:
                 exits.append(Exit(given, x, t, noise))
             with autocast:

@@ -1,7 +1,7 @@
 """The orchestrator (paper, section 3.2): a language model over transcript and history, and a condition head.
 
 The language model, a Qwen-class decoder, runs once a chunk over the packed sequence
-[style | transcript window | audio history]. The condition head runs once a denoising step: it takes the
+[style | transcript window | audio history]. The condition head runs in a denoising step: it takes the
 model's states with the noisy audio and the flow time, and aligns every half-frame (20 ms) of the chunk, and a
 little beyond it, with a unit of the transcript window. The cross-attention that does so is the pointer.
 """
@@ -125,7 +125,7 @@ class Orchestrator(nn.Module):
         return States(memory, keys, padding)
 
     def align(self, states: States, noisy: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The condition head and pointer, once a denoising step.
+        """The condition head and pointer, in a denoising step.
 
         ``noisy``: normalised mel of the chunk at flow time ``t`` (B,), (B, slots, mel_bins). Returns logits over
         the window's units, float32 (B, slots + lookahead, W), -inf where there is no unit, and the offset in
