@@ -137,8 +137,6 @@ def test_totals_of_a_perfect_and_a_noisy_clip(rng):
 # ------------------------------------------------------------------ mouth reader
 def test_the_reader_reads_unseen_faces(rng):
     pytest.importorskip("skia", reason="the studio draws with skia-python")
-    if not mouth_reader.PATH.exists():
-        pytest.skip("the reader has not been trained: python -m tools.evaluate.mouth_reader")
     from tools.studio.character import Identity, Renderer
     from tools.studio.pose import pose
     from tools.train.pictures import HELD_OUT
