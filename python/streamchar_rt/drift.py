@@ -79,7 +79,7 @@ class Look:
 def look_at(pictures: npt.NDArray[np.uint8]) -> Look:
     """The look of the last of pictures (T, height, width, 4), straight alpha, 32 px a side or more.
 
-    One frame tells as much as four of a chunk do (``tools.evaluate.drift``); the last is what the next chunk sees.
+    One frame tells nearly as much as four of a chunk do, and the last is what the next chunk sees.
 
     Raises:
         ValueError: for another shape or type.

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from streamchar_rt.codecs.mel import MEAN, N_MELS, SILENCE, STD, denormalize
-from streamchar_rt.denoiser.dit import Style, Window, patchify, unpatchify
+from streamchar_rt.codecs.video import to_straight
+from streamchar_rt.denoiser.dit import Style, Window, patchify
 from streamchar_rt.models import CharacterFeatures, Models
 from streamchar_rt.orchestrator.units import END
 from tools.studio.speech import VOICE_NAMES, Speech, to_tokens
@@ -130,13 +131,8 @@ def pictures_of(models: Models, character: CharacterFeatures, chunks: list[Pair]
     """uint8 (T, H, W, 4) with straight alpha."""
     previous, frames = None, []
     for video, _ in chunks:
-        latents = unpatchify(video.float(), models.denoiser.layout.grid, models.denoiser.dit.config.patch)
-        for latent in (latents[0] * models.latent_std[0] + models.latent_mean[0]).split(1):
-            latent = latent if previous is None else models.movement.joined(latent, previous)
-            both = [x.to(models.picture_dtype) for x in (latent, latent if previous is None else previous)]
-            frames.append(models.video_decoder(*both, character.picture, character.features).frames[0].float())
+        for latent in models.drawn_latents(models.denoiser.unpatchify(video.float()), previous):
+            both = (x.to(models.picture_dtype) for x in (latent, latent if previous is None else previous))
+            frames.append(to_straight(models.video_decoder(*both, character.picture, character.features).frames[0]))
             previous = latent
-    whole = torch.cat(frames).permute(0, 2, 3, 1)
-    alpha = whole[..., 3:].clamp(0, 1)
-    straight = torch.cat([(whole[..., :3] / alpha.clamp(min=1 / 255)).clamp(0, 1), alpha], -1)
-    return (straight * 255 + 0.5).to(torch.uint8).numpy()
+    return torch.cat(frames).numpy()
