@@ -24,7 +24,7 @@ from streamchar_rt.codecs.video import FRAMES, VideoEncoder
 from streamchar_rt.codecs.vocoder import Vocoder
 from streamchar_rt.pipeline import Models
 
-from tools.train.export import ENCODER_FILE, WEIGHTS_DIGEST
+from tools.train.shipped import ENCODER_FILE, WEIGHTS_DIGEST
 
 
 # ------------------------------------------------------------------ measures

@@ -2,15 +2,17 @@
 
     python -m tools.train.export --codec DIR --vocoder DIR --orchestrator DIR --denoiser DIR --scenes DIR \\
         --lexicon FILE --letter-to-sound FILE --out python/streamchar_rt/bundles/mini
+    python -m tools.train.export --base python/streamchar_rt/bundles/mini --codec DIR --out DIR    # another codec in it
 
 Takes the averaged weights of each checkpoint folder; the latents' statistics come from the scenes the denoiser
-was trained on. Characters are the studio's cast, drawn at rest. The video encoder, which the run
+was trained on. What is not given comes from the bundle ``--base``. Characters are the studio's cast, drawn at rest. The video encoder, which the run
 time has no use for, is not in the bundle but in ENCODER_FILE, where ``tools.evaluate.codec`` finds it.
 """
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,39 +32,50 @@ from tools.studio.speech import VOICE_NAMES
 
 from .loop import load_weights
 from .scenes import Scenes
+from .shipped import ENCODER, ENCODER_FILE, WEIGHTS_DIGEST, encoder_of
 
-ENCODER_FILE = Path(__file__).parents[1] / "evaluate" / "mini_video_encoder.safetensors"
 INT8 = ("condition.", "orchestrator.llm.", "orchestrator.layers.")     # stored so, for their size
-WEIGHTS_DIGEST = "bundle_weights_sha256"       # in that file's metadata
 
 
 def gather(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     """All networks' tensors under the names that ``Models.from_parts`` reads."""
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = open_bundle(str(args.base)).tensors() if args.base else {}
 
-    def take(weights: dict[str, torch.Tensor], renames: dict[str, str]) -> None:
-        for key, value in weights.items():
+    def take(folder: Path | None, renames: dict[str, str]) -> None:
+        for key, value in (load_weights(folder) if folder else {}).items():
             for old, new in renames.items():
                 if key.startswith(old):
                     tensors[new + key[len(old):]] = value
                     break
 
-    take(load_weights(args.codec), {"reference.": "reference_encoder.", "decoder.": "video_decoder."})
-    take(load_weights(args.vocoder), {"": "vocoder."})
-    take(load_weights(args.orchestrator), {"": "orchestrator."})
-    take(load_weights(args.denoiser), {"dit.": "dit.", "condition.": "condition."})
-    scenes = Scenes.load(args.scenes)
-    tensors["latent.mean"], tensors["latent.std"] = torch.from_numpy(scenes.mean), torch.from_numpy(scenes.std)
+    take(args.codec, {"reference.": "reference_encoder.", "decoder.": "video_decoder."})
+    take(args.vocoder, {"": "vocoder."})
+    take(args.orchestrator, {"": "orchestrator."})
+    take(args.denoiser, {"dit.": "dit.", "condition.": "condition."})
+    if args.scenes:
+        scenes = Scenes.load(args.scenes)
+        tensors["latent.mean"], tensors["latent.std"] = torch.from_numpy(scenes.mean), torch.from_numpy(scenes.std)
     return tensors
 
 
-def save_encoder(checkpoint: Path, bundle: Path, file: Path) -> None:
-    """The video encoder's weights in float16, marked with the digest of the bundle's."""
+def encoder_weights(args: argparse.Namespace) -> dict[str, torch.Tensor]:
+    """The video encoder's, in float16."""
+    weights = load_weights(args.codec) if args.codec else base_encoder(args.base)
+    return {k.removeprefix(ENCODER): v.half().contiguous() for k, v in weights.items() if k.startswith(ENCODER)}
+
+
+def base_encoder(base: Path) -> dict[str, torch.Tensor]:
+    found = encoder_of(open_bundle(str(base)))
+    if not found:
+        raise SystemExit(f"{ENCODER_FILE} belongs to another bundle than {base}: give --codec")
+    return found
+
+
+def save_encoder(weights: dict[str, torch.Tensor], bundle: Path, file: Path) -> None:
+    """Marked with the digest of the bundle's weights."""
     from safetensors.torch import save_file
 
-    prefix = "encoder."
-    weights = {k[len(prefix):]: v.half().contiguous() for k, v in load_weights(checkpoint).items() if k.startswith(prefix)}
-    save_file(weights, file, {WEIGHTS_DIGEST: open_bundle(bundle).manifest["files"][WEIGHTS]["sha256"]})
+    save_file(weights, file, {WEIGHTS_DIGEST: open_bundle(str(bundle)).manifest["files"][WEIGHTS]["sha256"]})
 
 
 def draw_cast(folder: Path) -> tuple[list[dict], dict[str, Path]]:
@@ -90,21 +103,28 @@ def manifest(characters: list[dict], steps: int) -> dict:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("codec", "vocoder", "orchestrator", "denoiser", "scenes", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--lexicon", type=Path, required=True)
-    parser.add_argument("--letter-to-sound", type=Path, required=True)
+    parser.add_argument("--base", type=Path, help="a bundle to take from what is not given")
+    for name in ("codec", "vocoder", "orchestrator", "denoiser", "scenes"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--lexicon", type=Path)
+    parser.add_argument("--letter-to-sound", type=Path)
     parser.add_argument("--encoder-out", type=Path, default=ENCODER_FILE, help="file of the video encoder")
     parser.add_argument("--steps", type=int, default=4)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    for name in ("codec", "vocoder", "orchestrator", "denoiser", "scenes", "lexicon", "letter_to_sound"):
+        if not args.base and not getattr(args, name):
+            parser.error(f"give --{name.replace('_', '-')}, or a --base to take it from")
+    tensors, encoder = gather(args), encoder_weights(args)     # before anything is written: --out may be the base
     with tempfile.TemporaryDirectory() as folder:
         characters, files = draw_cast(Path(folder))
-        files["lexicon.bin"] = args.lexicon
-        files["letter_to_sound.safetensors"] = args.letter_to_sound
-        save_bundle(args.out, manifest(characters, args.steps), gather(args), files, int8=INT8)
-    save_encoder(args.codec, args.out, args.encoder_out)
+        for name, given in (("lexicon.bin", args.lexicon), ("letter_to_sound.safetensors", args.letter_to_sound)):
+            files[name] = Path(folder) / name
+            files[name].write_bytes((given or args.base / name).read_bytes())
+        save_bundle(args.out, manifest(characters, args.steps), tensors, files, int8=INT8)
+    save_encoder(encoder, args.out, args.encoder_out)
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(f"{args.out}: {size / 2 ** 20:.1f} MiB")
 

@@ -13,6 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamchar_rt.ops import PackedLinear
+
+from .shipped import bundle_weights, is_bundle
+
 
 def add_arguments(parser: argparse.ArgumentParser, *, minutes: float, lr: float, batch: int) -> None:
     parser.add_argument("--minutes", type=float, default=minutes, help="training time in all, over resumes")
@@ -22,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, minutes: float, lr: float,
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init", type=Path, help="a checkpoint folder whose weights to start from")
+    parser.add_argument("--init", type=Path, help="a checkpoint folder, or a bundle's, whose weights to start from")
 
 
 class Loop:
     """Trains ``model`` until ``minutes`` of training time are used; resumes from ``out`` if it was stopped.
 
     The exponential moving average of the weights is what ``averaged()`` and the checkpoint's ``ema`` hold.
-    Forward passes run in bfloat16 autocast: on CPUs with AMX and on GPUs it is several times faster.
+    Forward passes run in bfloat16 autocast where that is faster: on GPUs and on CPUs with AMX.
     ``--init`` fills what fits; ``keep`` names weights that it leaves alone. ``beside``: what else the checkpoint holds
     and a resume restores, by name, each with ``state_dict`` and ``load_state_dict``.
     """
@@ -52,7 +56,8 @@ class Loop:
         self.path = args.out / "checkpoint.pt"
         if args.init and not self.path.exists():
             own = self.model.state_dict()
-            self.model.load_state_dict({k: v for k, v in load_weights(args.init).items()
+            given = bundle_weights(args.init, own) if is_bundle(args.init) else load_weights(args.init)
+            self.model.load_state_dict({k: v for k, v in given.items()
                                         if k in own and k not in keep and v.shape == own[k].shape}, strict=False)
         self.ema = {k: v.detach().clone().float() for k, v in model.state_dict().items()}
         if self.path.exists():
@@ -63,7 +68,7 @@ class Loop:
         return min(1.0, self.seconds / (self.args.minutes * 60))
 
     def autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu" or PackedLinear.pays("bf16"))
 
     def run(self, step: Callable[[int], dict[str, torch.Tensor]], evaluate: Callable[[], dict[str, float]] | None = None,
             *, report_seconds: float = 30.0, evaluate_seconds: float = 240.0) -> None:

@@ -1,0 +1,78 @@
+"""Training from a shipped bundle, and putting one together from another."""
+import filecmp
+from pathlib import Path
+
+import pytest
+import torch
+
+import streamchar_rt
+from streamchar_rt.bundle import open_bundle
+from tools.train.denoiser import Denoiser
+from tools.train.loop import Loop
+from tools.train.shipped import bundle_weights, is_bundle
+
+MINI = Path(streamchar_rt.__file__).parent / "bundles" / "mini"
+
+
+def arguments(**given):
+    from argparse import Namespace
+    return Namespace(**{"minutes": 1, "lr": 1e-3, "batch": 2, "device": "cpu", "threads": 1, "seed": 0, "init": None, **given})
+
+
+def test_every_network_finds_its_weights_in_the_bundle():
+    from streamchar_rt.codecs.vocoder import Vocoder
+    from streamchar_rt.orchestrator.model import Orchestrator
+    from tools.train.video_codec import VideoCodec
+
+    tensors = open_bundle("mini").tensors()
+    for net, prefix in ((Denoiser(), ""), (Vocoder(), "vocoder."), (Orchestrator(), "orchestrator.")):
+        own = net.state_dict()
+        found = bundle_weights(MINI, own)
+        assert found.keys() == own.keys()
+        assert all(torch.equal(found[k], tensors[prefix + k].float()) for k in own)
+    own = VideoCodec().state_dict()
+    found = bundle_weights(MINI, own)
+    assert {k for k in own if k not in found} == {k for k in own if k.startswith("pose.")}       # training only
+    assert torch.equal(found["decoder.out.weight"], tensors["video_decoder.out.weight"].float())
+
+
+def test_a_training_starts_from_the_bundle(tmp_path):
+    assert is_bundle(MINI) and not is_bundle(tmp_path)
+    net = Denoiser()
+    Loop(net, arguments(init=MINI, out=tmp_path))
+    tensors = open_bundle("mini").tensors()
+    assert all(torch.equal(value, tensors[name].float()) for name, value in net.state_dict().items())
+
+
+def test_a_network_that_is_not_in_the_bundle_is_refused():
+    with pytest.raises(ValueError, match="nothing in the bundle"):
+        bundle_weights(MINI, {"a.weight": torch.zeros(3)})
+
+
+def test_a_bundle_exported_from_itself_is_the_same(tmp_path):
+    pytest.importorskip("skia", reason="drawing needs skia-python: pip install .[train]")
+    from tools.train import export
+    from tools.train.shipped import ENCODER_FILE
+
+    out, encoder = tmp_path / "bundle", tmp_path / "encoder.safetensors"
+    export.main(["--base", str(MINI), "--out", str(out), "--encoder-out", str(encoder)])
+    assert encoder.read_bytes() == ENCODER_FILE.read_bytes()
+    assert filecmp.cmp(out / "model.safetensors", MINI / "model.safetensors", shallow=False)
+    with pytest.raises(SystemExit):
+        export.main(["--out", str(out)])
+
+
+def test_another_part_takes_the_place_of_the_bases_own(tmp_path, seeded):
+    pytest.importorskip("skia", reason="drawing needs skia-python: pip install .[train]")
+    from tools.train import export
+
+    net = Denoiser()
+    loop = Loop(net, arguments(init=MINI, out=tmp_path / "denoiser"))
+    loop.ema["dit.audio_mean.bias"] = torch.randn(160)
+    loop.save()
+    out = tmp_path / "bundle"
+    export.main(["--base", str(MINI), "--denoiser", str(tmp_path / "denoiser"), "--out", str(out),
+                 "--encoder-out", str(tmp_path / "encoder.safetensors")])
+    old, new = open_bundle("mini").tensors(), open_bundle(str(out)).tensors()
+    assert torch.equal(new["dit.audio_mean.bias"], loop.ema["dit.audio_mean.bias"].half())
+    assert all(torch.equal(new[k], old[k]) for k in old if k != "dit.audio_mean.bias")
