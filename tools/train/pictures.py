@@ -72,13 +72,6 @@ def attention_map(renderer: Renderer, pose: np.ndarray) -> np.ndarray:
     return weight
 
 
-def face_centres(renderer: Renderer, pose: np.ndarray) -> np.ndarray:
-    """Pixels (x, y) of the middles of eyes and mouth, float32 (3, 2)."""
-    boxes = renderer.boxes(pose)
-    return np.array([[(x0 + x1) / 2, (y0 + y1) / 2] for x0, y0, x1, y1 in (boxes[n] for n in ("eye_l", "eye_r", "mouth"))],
-                    np.float32)
-
-
 def displaced(rng: np.random.Generator, track: np.ndarray) -> np.ndarray:
     """``track`` (T, P) with its rigid movement put off by a random amount, as a denoiser's error would."""
     reach = 0.5 * (_HIGH - _LOW)[_RIGID] * rng.uniform(0, 0.5)
@@ -107,7 +100,7 @@ def spread(flow: np.ndarray, known: np.ndarray, empty: np.ndarray, cells: int) -
 
 def clip(seed: int, track: np.ndarray, seen: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """``frames`` uint8 (T, H, W, 4) premultiplied, ``reference`` the rest pose (H, W, 4), ``weight`` float16
-    (T, H, W), ``pose`` float32 (T, P), ``centres`` of eyes and mouth float32 (T, 3, 2), ``flow`` float16 (T, 2, H / 4, W / 4) to the reference in pixels, and ``known``
+    (T, H, W), ``pose`` float32 (T, P), ``flow`` float16 (T, 2, H / 4, W / 4) to the reference in pixels, and ``known``
     bool (T, H / 4, W / 4): where the flow is given. With a track ``seen``, ``seen_frames`` and ``seen_pose`` are that
     track's."""
     renderer = Renderer(Identity.from_seed(seed))
@@ -120,7 +113,7 @@ def clip(seed: int, track: np.ndarray, seen: np.ndarray | None = None) -> dict[s
         flow[t], known[t] = spread(*motion.flow(track[t], cells), empty, FLOW_MARGIN)
     result = {"frames": frames, "reference": renderer.draw(REST, premultiplied=True),
               "weight": np.stack([attention_map(renderer, p) for p in track]).astype(np.float16), "pose": track,
-              "centres": np.stack([face_centres(renderer, p) for p in track]), "flow": flow, "known": known}
+              "flow": flow, "known": known}
     if seen is not None:
         result |= {"seen_pose": seen, "seen_frames": frames if seen is track else draw(seen)}
     return result

@@ -2,13 +2,11 @@
 
     python -m tools.train.video_codec --out DIR --minutes 45
     python -m tools.train.video_codec --out DIR2 --init DIR --freeze-encoder --minutes 30   # decoder only
-    python -m tools.train.video_codec --out DIR3 --init DIR2 --freeze-encoder --pose 0 --sharp 0.3   # under a critic
 
 The studio says how every part of the drawing moved, which teaches the flow many times faster than pixels do.
 Eyes and mouth weigh more (the studio says where they are). Latents get noise, so that the decoder forgives
 the denoiser's errors, and a small penalty, so that they stay small. A linear reading of the pose from the latents
-makes them carry movement from the start, when warping the reference alone explains most pixels. With ``--sharp`` a
-critic of eyes and mouths (``sharpness``) has a say.
+makes them carry movement from the start, when warping the reference alone explains most pixels.
 """
 from __future__ import annotations
 
@@ -17,7 +15,6 @@ import math
 
 import numpy as np
 import torch
-import torch._functorch.config
 from torch import nn
 
 from streamchar_rt.codecs.video import FRAMES, ReferenceEncoder, VideoCodecConfig, VideoDecoder, VideoEncoder
@@ -26,10 +23,8 @@ from tools.studio.pose import POSE_FIELDS
 
 from .loop import Loop, add_arguments
 from .pictures import HELD_OUT, clip, displaced, loader, performed_track, random_track, to_float
-from .sharpness import Critic, critic_loss, drawing_loss, windows
 
 LATENTS = 2          # a training clip
-DIFFERENCE = 10.0    # of the critic's layers, against its displeasure
 
 
 class VideoCodec(nn.Module):
@@ -87,38 +82,6 @@ def losses(y: torch.Tensor, warped: torch.Tensor, x: torch.Tensor, weight: torch
     return pixel, ((warped - x).abs() * weight).mean()
 
 
-class Finish:
-    """The critic's part of the training: its own steps, and what it adds to the codec's loss.
-
-    ``share``: of the pixel loss's gradient at the decoder's last layer that the critic's has (as in Esser et al. 2021,
-    "Taming Transformers"); measured anew every ``EVERY`` iterations.
-    """
-    EVERY, ALONE = 20, 100           # iterations; at first the critic learns alone
-
-    def __init__(self, share: float, lr: float, device: torch.device):
-        torch._functorch.config.donated_buffer = False       # the compiled loss is differentiated twice
-        self.share, self.weight, self.critic = share, 0.0, Critic().to(device)
-        self.optimizer = torch.optim.Adam(self.critic.parameters(), lr, betas=(0.0, 0.99))
-
-    def __call__(self, iteration: int, codec: VideoCodec, y: torch.Tensor, x: torch.Tensor, centres: torch.Tensor,
-                 pixel: torch.Tensor) -> dict[str, torch.Tensor]:
-        """``y``, ``x``: drawn and true frames (B, T, 4, H, W); ``centres`` (B, T, PARTS, 2). The term is ``sharp``."""
-        true, drawn = (windows(frames.flatten(0, 1).float(), centres.flatten(0, 1)) for frames in (x, y))
-        loss = critic_loss(self.critic, true, drawn)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        displeasure, difference = drawing_loss(self.critic, true, drawn)
-        sharp = displeasure + DIFFERENCE * difference
-        if iteration >= self.ALONE and (iteration % self.EVERY == 0 or not self.weight):
-            last = codec.decoder.out.weight
-            size = lambda value: float(torch.autograd.grad(value, last, retain_graph=True)[0].norm())
-            now = self.share * size(pixel) / max(size(sharp), 1e-8)
-            self.weight = 0.7 * self.weight + 0.3 * now if self.weight else now
-        return {"sharp": self.weight * sharp, "critic": loss.detach(), "displeasure": displeasure.detach(),
-                "difference": difference.detach()}
-
-
 def psnr(y: torch.Tensor, x: torch.Tensor) -> float:
     """Peak signal-to-noise ratio over the character's pixels (alpha > 0.5), premultiplied colour, in dB."""
     inside = (x[..., 3:, :, :] > 0.5).float()
@@ -160,14 +123,10 @@ def main() -> None:
     parser.add_argument("--displaced", type=float, default=0.0,
                         help="share of clips whose motion code moves otherwise than what the encoder sees, so that the "
                              "decoder takes movement from the code alone; for a frozen encoder")
-    parser.add_argument("--sharp", type=float, default=0.0,
-                        help="share of the gradient that a critic of eyes and mouths has; for a codec that has learnt the rest")
     args = parser.parse_args()
     codec = VideoCodec().to(memory_format=torch.channels_last)
     codec.encoder.requires_grad_(not args.freeze_encoder)
-    finish = Finish(args.sharp, 4e-4, torch.device(args.device)) if args.sharp else None
-    beside = {"critic": finish.critic, "critic_optimizer": finish.optimizer} if finish else None
-    loop = Loop(codec, args, betas=(0.9, 0.95), decay=0.998, warmup=60, beside=beside)
+    loop = Loop(codec, args, betas=(0.9, 0.95), decay=0.998, warmup=60)
     data = iter(loader(LATENTS * FRAMES, args.batch, args.seed + loop.iteration, args.performed,
                        args.displaced))
     test = held_out_clips(12)
@@ -185,10 +144,8 @@ def main() -> None:
         size = z.square().mean()
         known = batch["known"].to(loop.device)[:, :, None].float()
         pixels = ((flow - batch["flow"].to(loop.device).float()).abs() * known).sum() / (2 * known.sum() + 1)
-        loss = pixel + 0.4 * warp + args.pose * pose_loss + args.flow * pixels + 1e-3 * size
-        said = finish(loop.iteration, codec, y, x, batch["centres"], pixel) if finish else {}
-        return {"loss": loss + said.get("sharp", 0.0), "pixel": pixel, "warp": warp, "flow": pixels, "pose": pose_loss,
-                "z2": size, **said}
+        return {"loss": pixel + 0.4 * warp + args.pose * pose_loss + args.flow * pixels + 1e-3 * size, "pixel": pixel,
+                "warp": warp, "flow": pixels, "pose": pose_loss, "z2": size}
 
     def evaluate() -> dict[str, float]:
         x, picture = to_float(test["frames"]).to(loop.device), to_float(test["reference"]).to(loop.device)
