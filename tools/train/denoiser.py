@@ -2,6 +2,7 @@
 
     python -m tools.train.denoiser --streams DIR --out DIR --minutes 30                      # speech only
     python -m tools.train.denoiser --streams DIR --scenes DIR --init DIR --out DIR --minutes 60   # joint
+    python -m tools.train.denoiser --streams DIR --init DIR --sound --out DIR --minutes 40   # the sound's layers alone
 
 Each context (reference, sink, motion) is used for several noise draws. Motion and sink get a little noise, so
 that the model forgives its own errors in a rollout. The alignment is the studio's truth; a tenth of the chunks
@@ -58,6 +59,12 @@ def noised(x: torch.Tensor, strength: float) -> torch.Tensor:
 def audio_tokens(mel: torch.Tensor) -> torch.Tensor:
     """Mel (B, 2 * n, 80) to tokens (B, n, 160)."""
     return mel.reshape(len(mel), mel.shape[1] // 2, -1)
+
+
+def train_sound_only(model: Denoiser) -> None:
+    """Leave what the picture is made with as it is: of a joint model only the sound's own layers go on learning."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name.startswith(("dit.audio_in.", "dit.audio_out.")) or ".audio." in name)
 
 
 class Batches:
@@ -159,9 +166,15 @@ def main() -> None:
     parser.add_argument("--speech-batches", type=int, default=1, help="batches without picture for each with it")
     parser.add_argument("--movement", action=argparse.BooleanOptionalAction, default=True,
                         help="weigh the places of the picture by how much they move")
+    parser.add_argument("--sound", action="store_true",
+                        help="train the sound's layers alone, without --scenes: speech improves, the picture stays")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
+    if args.sound and args.scenes:
+        parser.error("--sound leaves the picture's layers alone: give no --scenes")
     model = Denoiser()
+    if args.sound:
+        train_sound_only(model)
     learned = load_weights(args.condition) if args.condition else {}
     model.load_state_dict(learned, strict=False)
     loop = Loop(model, args, decay=0.999, keep=frozenset(learned))
