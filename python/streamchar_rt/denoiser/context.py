@@ -88,7 +88,7 @@ class CachedDenoiser:
         velocities = []
         for *part, vector, noisy, condition in zip(*(x.split(1) for x in tokens), vectors, audio, condition_audio):
             v, residual = self.dit.project(part, vector)
-            velocities.append((v.float(), self.dit.audio_velocity(residual, noisy, condition.to(self.dtype), time)))
+            velocities.append((v.float(), self.dit.audible_velocity(residual, noisy, condition.to(self.dtype), time)))
         return velocities
 
     def unpatchify(self, video: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,9 @@ from torch import nn
 from ..timestep import timestep_features
 from .layout import Layout, rotary_table, rotate
 
+LOST_SPAN = 9        # half-frames over which sound may not be quieter than the condition's mean
+LOST = 0.5           # by more than this, in the normalised mel: one half-frame of true speech in two thousand is
+
 
 @dataclass(frozen=True)
 class DiTConfig:
@@ -238,6 +241,22 @@ class JointDiT(nn.Module):
         total = rest ** 2 + t ** 2 * variance                                # of the noisy token about t * mean
         known = (rest * self.audio_mean(condition).float() + (t * variance - rest) * noisy.float()) / total
         return known + (variance / total).sqrt() * residual.float()
+
+    def audible_velocity(self, residual: torch.Tensor, noisy: torch.Tensor, condition: torch.Tensor,
+                         t: torch.Tensor) -> torch.Tensor:
+        """``audio_velocity`` at ``t`` < 1, mended where it would lose sound that the condition asks for.
+
+        A lone word among pauses can be drawn as the silence around it. Where the expected clean sound is quieter than
+        its mean for longer than true speech is (``LOST``, over ``LOST_SPAN`` half-frames), it is brought back towards
+        the mean, by as much as it is too quiet. Training does without.
+        """
+        velocity = self.audio_velocity(residual, noisy, condition, t)
+        rest, mean = 1 - t[:, None, None].float(), self.audio_mean(condition).float()
+        beyond = noisy.float() + rest * velocity - mean                                 # (B, Ta, 160): clean less mean
+        halves = beyond.unflatten(-1, (self.config.mel_frames_per_token, -1))           # (B, Ta, 2, 80)
+        level = F.pad(halves.mean(-1).flatten(1)[:, None], [LOST_SPAN // 2] * 2, mode="replicate")
+        keep = LOST / (-F.avg_pool1d(level, LOST_SPAN, 1)).clamp(min=LOST)              # 1 where nothing is lost
+        return velocity - (halves * (1 - keep.reshape(*halves.shape[:3], 1))).flatten(2) / rest
 
 
 def run_blocks(blocks: Iterable[Callable], tokens: tuple[torch.Tensor, torch.Tensor], modulation: torch.Tensor,

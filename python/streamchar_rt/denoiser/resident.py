@@ -200,7 +200,7 @@ class ResidentDenoiser:
 
         tokens = self._run(tokens, self.dit.modulations(vector), attend)
         v, residual = self.dit.project(tokens, vector)
-        return v.float(), self.dit.audio_velocity(residual, audio, condition_audio.to(self.dtype), t)
+        return v.float(), self.dit.audible_velocity(residual, audio, condition_audio.to(self.dtype), t)
 
     def _run(self, tokens: tuple[Tensor, Tensor], modulation: Tensor, attend: Any) -> tuple[Tensor, Tensor]:
         return run_blocks((partial(_run_block, block) for block in self.dit.blocks), tokens, modulation, attend)
