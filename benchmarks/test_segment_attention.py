@@ -11,6 +11,7 @@ import torch
 
 from streamchar_rt import ops
 from streamchar_rt.ops import reference
+from streamchar_rt.ops._native import strided
 
 from .in_turns import take_turns, threads_set
 
@@ -50,6 +51,14 @@ class Layer:
             self.cache, 0, self.q, self.k, self.v, norm=self.norm, rope=self.rope, distances=self.distances
         )
 
+    def plain(self) -> torch.Tensor:
+        """The attention alone: ready queries over packed keys, without norm, rotation or appending."""
+        context, out = self.cache._store._context, torch.empty(TOKENS, HEADS, HEAD_DIM)
+        reads = [(i, 0, 0) for i in range(len(SEGMENTS))]
+        none = (0, 0, 0)
+        context.attend(0, TOKENS, strided(self.q), none, none, 0, 0, [0], 1e-6, 0, reads, None, out.data_ptr())
+        return out
+
     def torch_chain(self) -> torch.Tensor:
         norm, table = self.norm, self.rope.table.unsqueeze(1)
 
@@ -79,3 +88,23 @@ def test_segment_attention(benchmark, dtype, limit, threads):
     keys = TOKENS + sum(rows for rows, _ in SEGMENTS.values())
     work = 4e-9 * HEADS * HEAD_DIM * TOKENS * keys
     benchmark.extra_info.update(turns.rows(), gflop_per_s=work / turns.median("native"), threads=threads)
+
+
+def test_attention_alone(benchmark):
+    """``share_of_sgemm``: the rate of the attention without anything around it, on one core, over that of torch's
+    product of two large square matrices, in turns."""
+    torch.manual_seed(torch.seed())
+    layer = Layer(torch.float32)
+    size = 1024
+    a, b = torch.randn(2, size, size)
+    keys = sum(rows for rows, _ in SEGMENTS.values())
+    work = {"native": 4e-9 * HEADS * HEAD_DIM * TOKENS * keys, "sgemm": 2e-9 * size**3}
+    with threads_set(1), torch.inference_mode():
+        turns = take_turns({"native": layer.plain, "sgemm": lambda: a @ b})
+        benchmark(layer.plain)
+    rate = {way: work[way] / turns.median(way) for way in work}
+    best = {way: work[way] / min(turns.wall[way]) for way in work}
+    benchmark.extra_info.update(
+        share_of_sgemm=rate["native"] / rate["sgemm"], best_share_of_sgemm=best["native"] / best["sgemm"],
+        gflop_per_s=rate["native"], sgemm_gflop_per_s=rate["sgemm"], isa=ops.kernels_in_use()["isa"],
+    )
