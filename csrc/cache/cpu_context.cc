@@ -6,7 +6,7 @@ namespace streamchar {
 namespace {
 
 int64_t layer_bytes(const ContextShape& shape, int capacity) {
-  return PanelLayout{shape.heads, shape.head_dim, capacity}.layer_elements() * element_bytes(shape.type);
+  return PanelLayout{shape.heads, shape.head_dim, capacity}.layer_bytes(shape.type);
 }
 
 CacheSpec with_sizes(const ContextShape& shape, std::vector<SegmentSpec> segments) {

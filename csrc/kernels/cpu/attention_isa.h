@@ -152,6 +152,30 @@ SC_INLINE void widen_panel(const uint16_t* block, int count, float* wide) {
   }
 }
 
+// The same of an int8 panel.
+template <int kDim>
+SC_INLINE void widen_panel_int8(const char* panel, int count, float* wide) {
+  constexpr Int8Panel kAt{kDim};
+  const auto* keys = reinterpret_cast<const int8_t*>(panel);
+  const auto* values = keys + kAt.values();
+  const auto* key_steps = reinterpret_cast<const float*>(panel + kAt.key_steps());
+  const auto* value_steps = reinterpret_cast<const float*>(panel + kAt.value_steps());
+  Vec quad[4];
+  for (int d = 0; d < kDim; d += 4) {
+    for (int t = 0; t < count; t += kLanes) {
+      widen_quads(keys + key_offset_int8(t, d), quad);
+      for (int i = 0; i < 4; ++i) store(wide + key_offset_f32(t, d + i), mul(quad[i], load(key_steps + t)));
+    }
+  }
+  float* wide_values = wide + kPanelTokens * kDim;
+  for (int t = 0; t < count; t += 4) {
+    for (int d = 0; d < kDim; d += kLanes) {
+      widen_quads(values + value_offset_int8(t, d, kDim), quad);
+      for (int i = 0; i < 4; ++i) store(wide_values + value_offset_f32(t + i, d, kDim), mul(quad[i], load(value_steps + d)));
+    }
+  }
+}
+
 template <int kDim>
 void attention_block_of(const SegmentAttention& call, int head, int first_row) noexcept {
   BlockState<kDim> state;
@@ -171,13 +195,11 @@ void attention_block_of(const SegmentAttention& call, int head, int first_row) n
     const PanelLayout layout{call.heads, kDim, segment.capacity};
     for (int panel = 0; panel * kPanelTokens < segment.rows; ++panel) {
       const int count = min(kPanelTokens, segment.rows - panel * kPanelTokens);
-      const float* keys;
-      if (call.type == KvType::kFloat32) {
-        keys = static_cast<const float*>(segment.data) + layout.key_block(head, panel);
-      } else {
-        widen_panel<kDim>(static_cast<const uint16_t*>(segment.data) + layout.key_block(head, panel), count, wide);
-        keys = wide;
-      }
+      const char* stored = static_cast<const char*>(segment.data) + layout.panel_offset(call.type, head, panel);
+      const float* keys = wide;
+      if (call.type == KvType::kFloat32) keys = reinterpret_cast<const float*>(stored);
+      if (call.type == KvType::kBFloat16) widen_panel<kDim>(reinterpret_cast<const uint16_t*>(stored), count, wide);
+      if (call.type == KvType::kInt8) widen_panel_int8<kDim>(stored, count, wide);
       if (count == kPanelTokens) {
         attend_panel(state, rows, keys, kPanelTokens);  // loops of known length
       } else {

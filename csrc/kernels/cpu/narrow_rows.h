@@ -42,12 +42,14 @@ SC_INLINE RowScale row_scale512(const float* x, int count) {
                                                                _mm512_max_epu32(largest[2], largest[3]))));
 }
 
-// Four vectors of whole numbers of at most 8 bits as 64 bytes.
+// Four vectors of whole numbers as 64 bytes, which are signed or not.
+template <bool kSigned>
 SC_INLINE __m512i narrow_to_bytes(const __m512i (&whole)[4]) {
   // Packing goes by lanes of 128 bits: words of four bytes come out as 0, 4, 8, 12, 1, ...
   const __m512i pairs = _mm512_packs_epi32(whole[0], whole[1]), others = _mm512_packs_epi32(whole[2], whole[3]);
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(pairs, others));
+  return _mm512_permutexvar_epi32(
+      order, kSigned ? _mm512_packs_epi16(pairs, others) : _mm512_packus_epi16(pairs, others));
 }
 
 // Returns the scale back. kOffset: 128 is added to every number, which makes it unsigned.
@@ -64,7 +66,7 @@ SC_INLINE float int8_row(const float* x, int count, int padded, char* pieces, in
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(load_within(x, k + 16 * i, count), inverse));
     }
-    __m512i narrow = narrow_to_bytes(whole);
+    __m512i narrow = narrow_to_bytes<true>(whole);
     if constexpr (kOffset) narrow = _mm512_xor_si512(narrow, _mm512_set1_epi8(static_cast<char>(0x80)));
     _mm512_store_si512(pieces, narrow);
   }
