@@ -6,6 +6,8 @@ than the op, which also turns the queries for three segments.
 """
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 
@@ -76,7 +78,10 @@ class Layer:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype,limit", [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)], ids=["cpu-fp32", "cpu-bf16"])
+@pytest.mark.parametrize(
+    "dtype,limit", [(torch.float32, 2e-6), (torch.bfloat16, 8e-3), (torch.int8, 1.8e-2)],
+    ids=["cpu-fp32", "cpu-bf16", "cpu-int8"],
+)
 def test_segment_attention(benchmark, dtype, limit, threads):
     torch.manual_seed(torch.seed())
     layer = Layer(dtype)
@@ -92,19 +97,18 @@ def test_segment_attention(benchmark, dtype, limit, threads):
 
 def test_attention_alone(benchmark):
     """``share_of_sgemm``: the rate of the attention without anything around it, on one core, over that of torch's
-    product of two large square matrices, in turns."""
+    product of two large square matrices, in turns and by CPU time."""
     torch.manual_seed(torch.seed())
-    layer = Layer(torch.float32)
-    size = 1024
+    layer, size = Layer(torch.float32), 1024
     a, b = torch.randn(2, size, size)
     keys = sum(rows for rows, _ in SEGMENTS.values())
     work = {"native": 4e-9 * HEADS * HEAD_DIM * TOKENS * keys, "sgemm": 2e-9 * size**3}
     with threads_set(1), torch.inference_mode():
         turns = take_turns({"native": layer.plain, "sgemm": lambda: a @ b})
         benchmark(layer.plain)
-    rate = {way: work[way] / turns.median(way) for way in work}
+    rates = {way: work[way] / statistics.median(turns.cpu[way]) for way in work}
     best = {way: work[way] / min(turns.wall[way]) for way in work}
     benchmark.extra_info.update(
-        share_of_sgemm=rate["native"] / rate["sgemm"], best_share_of_sgemm=best["native"] / best["sgemm"],
-        gflop_per_s=rate["native"], sgemm_gflop_per_s=rate["sgemm"], isa=ops.kernels_in_use()["isa"],
+        share_of_sgemm=rates["native"] / rates["sgemm"], best_share_of_sgemm=best["native"] / best["sgemm"],
+        gflop_per_s=rates["native"], sgemm_gflop_per_s=rates["sgemm"], isa=ops.kernels_in_use()["isa"],
     )
