@@ -243,6 +243,10 @@ void attention_block_of(const SegmentAttention& call, int head, int first_row) n
       const char* panel = static_cast<const char*>(segment.data) + layout.panel_offset(KvType::kInt8, head, p);
       const int count = min(kPanelTokens, segment.rows - p * kPanelTokens);
       for (int row = 0; row < padded; row += kRows) {
+        // A block's tiles bring the next panel into the second-level cache.
+        constexpr int kLines = static_cast<int>(Int8Panel{kDim}.bytes() / 64) * kRows / kBlockRows + 1;
+        const char* ahead = panel + Int8Panel{kDim}.bytes() + row / kRows * kLines * 64;
+        for (int i = 0; i < kLines; ++i) __builtin_prefetch(ahead + i * 64, 0, 2);
         logits_tile<kDim>(state.query + row, panel, tile);
         weights_tile<kDim>(state, row, count, tile);
         values_tile<kDim>(state, row, panel, count, tile);

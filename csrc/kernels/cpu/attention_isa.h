@@ -30,15 +30,18 @@ struct BlockState {
   float maximum[kBlockRows];                   // that weights and sums are relative to
 };
 
-// logits[r][j] = dot(q[r], key j) for kVectors vectors of keys from lane `first` of a panel.
+// logits[r][j] = dot(q[r], key j) for kVectors vectors of keys from lane `first` of a panel. Meanwhile kDim lines from
+// `ahead` on come nearer.
 template <int kDim, int kRows, int kVectors>
-SC_OWN_REGISTERS void logits_tile(const float (*q)[kDim], const float* keys, int first, float (*logits)[kPanelTokens]) {
+SC_OWN_REGISTERS void logits_tile(const float (*q)[kDim], const float* keys, int first, const char* ahead,
+                                  float (*logits)[kPanelTokens]) {
   Vec sum[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     for (int c = 0; c < kVectors; ++c) sum[r][c] = broadcast(0.0f);
   }
   const float* key = keys + first;
-  for (int d = 0; d < kDim; ++d, key += kPanelTokens) {
+  for (int d = 0; d < kDim; ++d, key += kPanelTokens, ahead += 64) {
+    __builtin_prefetch(ahead, 0, 2);
     Vec k[kVectors];
     for (int c = 0; c < kVectors; ++c) k[c] = in_register(load(key + c * kLanes));
 #pragma GCC unroll 8
@@ -54,16 +57,17 @@ SC_OWN_REGISTERS void logits_tile(const float (*q)[kDim], const float* keys, int
 }
 
 template <int kDim, int kRows>
-SC_INLINE void logits_panel(const float (*q)[kDim], const float* keys, int vectors, float (*logits)[kPanelTokens]) {
+SC_INLINE void logits_panel(const float (*q)[kDim], const float* keys, int vectors, const char* ahead,
+                            float (*logits)[kPanelTokens]) {
   int done = 0;
   for (; done + kTileVectors <= vectors; done += kTileVectors) {
-    logits_tile<kDim, kRows, kTileVectors>(q, keys, done * kLanes, logits);
+    logits_tile<kDim, kRows, kTileVectors>(q, keys, done * kLanes, ahead, logits);
   }
   if constexpr (kTileVectors > 2) {
-    if (vectors - done == 3) return logits_tile<kDim, kRows, 3>(q, keys, done * kLanes, logits);
-    if (vectors - done == 2) return logits_tile<kDim, kRows, 2>(q, keys, done * kLanes, logits);
+    if (vectors - done == 3) return logits_tile<kDim, kRows, 3>(q, keys, done * kLanes, ahead, logits);
+    if (vectors - done == 2) return logits_tile<kDim, kRows, 2>(q, keys, done * kLanes, ahead, logits);
   }
-  if (vectors - done == 1) logits_tile<kDim, kRows, 1>(q, keys, done * kLanes, logits);
+  if (vectors - done == 1) logits_tile<kDim, kRows, 1>(q, keys, done * kLanes, ahead, logits);
 }
 
 // Turns a row's logits of `count` keys into weights, and brings maximum, denominator and sums up to date.
@@ -119,11 +123,12 @@ SC_OWN_REGISTERS void values_tile(const float (*weights)[kPanelTokens], const fl
 }
 
 template <int kDim>
-SC_INLINE void attend_panel(BlockState<kDim>& state, int rows, const float* keys, int count) {
+SC_INLINE void attend_panel(BlockState<kDim>& state, int rows, const float* keys, int count, const char* next) {
   const float* values = keys + kPanelTokens * kDim;
   for_each_tile(rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
     alignas(64) float logits[kRows][kPanelTokens];
-    logits_panel<kDim, kRows>(state.moved + row, keys, (count + kLanes - 1) / kLanes, logits);
+    logits_panel<kDim, kRows>(state.moved + row, keys, (count + kLanes - 1) / kLanes, next + int64_t{row / kTileRows} * kDim * 64,
+                              logits);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) softmax_row(state, row + r, count, logits[r]);
     values_tile<kDim, kRows>(logits, values, count, state.sum + row);
@@ -196,14 +201,17 @@ void attention_block_of(const SegmentAttention& call, int head, int first_row) n
     for (int panel = 0; panel * kPanelTokens < segment.rows; ++panel) {
       const int count = min(kPanelTokens, segment.rows - panel * kPanelTokens);
       const char* stored = static_cast<const char*>(segment.data) + layout.panel_offset(call.type, head, panel);
+      // A block's tiles bring the panel after this one into the second-level cache, where it is fp32; few layers' keys
+      // are found there.
+      const char* next = stored + layout.panel_bytes(call.type);
       const float* keys = wide;
       if (call.type == KvType::kFloat32) keys = reinterpret_cast<const float*>(stored);
       if (call.type == KvType::kBFloat16) widen_panel<kDim>(reinterpret_cast<const uint16_t*>(stored), count, wide);
       if (call.type == KvType::kInt8) widen_panel_int8<kDim>(stored, count, wide);
       if (count == kPanelTokens) {
-        attend_panel(state, rows, keys, kPanelTokens);  // loops of known length
+        attend_panel(state, rows, keys, kPanelTokens, next);  // loops of known length
       } else {
-        attend_panel(state, rows, keys, count);
+        attend_panel(state, rows, keys, count, next);
       }
     }
   }
