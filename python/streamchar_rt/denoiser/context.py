@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from .. import ops
 from .dit import Block, JointDiT, Style, patchify, run_blocks, unpatchify
-from .packed import PackedBlock
+from .packed import PackedBlock, fused_block
 
 REFERENCE, SINK, MOTION = "reference", "sink", "motion"
 
@@ -38,7 +39,10 @@ class CachedDenoiser:
         self._norms = {
             layout.chunk_tokens: [ops.QkNorm(stack(b, "q_norm", 2), stack(b, "k_norm", 2), bounds=both) for b in dit.blocks],
             layout.reference_tokens: [ops.QkNorm(stack(b, "q_norm", 1), stack(b, "k_norm", 1), bounds=one) for b in dit.blocks]}
-        self._blocks = [PackedBlock(b, storage) for b in dit.blocks] if storage else list(dit.blocks)
+        if storage:
+            self._blocks = [PackedBlock(b, storage) for b in dit.blocks]
+        else:
+            self._blocks = list(dit.blocks) if kernels == "reference" else [partial(fused_block, b) for b in dit.blocks]
         self._clean = dit.modulations(dit.vector(torch.ones(1), None))
 
     def new_cache(self) -> ops.ContextCache:
