@@ -455,13 +455,15 @@ def _element_bytes(config: EngineConfig) -> int:
 
 
 def _storage(config: EngineConfig) -> Any:
-    """How the denoiser's weights are kept: None for float32. "auto" packs them where that is faster."""
+    """How the denoiser's weights are kept: None for float32. "auto" packs them where that is faster: as bfloat16 with
+    AMX, as int8 with AVX-512 VNNI alone."""
     from .ops import PackedLinear
 
     if _on_cuda(config):
         return None
     if config.dtype == "auto":
-        return "bf16" if config.kernels != "reference" and PackedLinear.pays("bf16") else None
+        pays = [] if config.kernels == "reference" else [storage for storage in _PACKED if PackedLinear.pays(storage)]
+        return pays[0] if pays else None
     return config.dtype if config.dtype in _PACKED else None
 
 

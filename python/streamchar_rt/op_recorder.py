@@ -213,8 +213,12 @@ def _attend_cost(store, layer, q, k, v, norm, rope, reads, keep, out) -> tuple[i
     tokens, width = q.shape[0], spec.heads * spec.head_dim
     rows = sum(_rows_read(store, read) for read in reads)
     moved = 4 * tokens * q.element_size() + 2 * (tokens + rows) * spec.dtype.itemsize
-    multiplies_bf16 = spec.dtype is torch.bfloat16 and (q.is_cuda or native.amx())
-    return 4 * tokens * (tokens + rows) * width, moved * width, "bf16" if multiplies_bf16 else "fp32"
+    kind = "fp32"
+    if spec.dtype is torch.bfloat16 and (q.is_cuda or native.amx()):
+        kind = "bf16"
+    if spec.dtype is torch.int8 and PackedLinear.pays("int8"):
+        kind = "int8"
+    return 4 * tokens * (tokens + rows) * width, moved * width, kind
 
 
 def _rows_read(store, read) -> int:

@@ -62,6 +62,8 @@ void linear_block(const PackedWeights& weights, const LinearCall& call, const Li
                   void* scratch) noexcept;
 }
 namespace avx512_vnni {  // int8 storage, from CpuIsa::kAvx512Vnni on
+// Like CpuKernels::attention_block, for int8 panels.
+void attention_block(const SegmentAttention& call, int head, int first_row) noexcept;
 void linear_block(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
                   void* scratch) noexcept;
 }

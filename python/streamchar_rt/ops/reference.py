@@ -57,6 +57,29 @@ def from_storage(stored: Tensor, magnitude: Tensor) -> Tensor:
     return stored.double() * unit[..., None, :, None]
 
 
+PANEL_TOKENS = 64   # whose values share their steps in a CPU's int8 storage
+
+
+def _int8_step(largest: Tensor) -> Tensor:
+    """What int8 numbers count: the largest magnitude / 127 in float32, rounded up to 16 binary digits."""
+    bits = (largest.float() / 127).view(torch.int32)
+    return ((bits + 0xFF) & ~0xFF).view(torch.float32)
+
+
+def _rounded(x: Tensor, step: Tensor) -> Tensor:
+    return (x.float() / step.clamp(min=1e-30)).round().clamp(-127, 127) * step
+
+
+def int8_keys(k: Tensor) -> Tensor:
+    """Ready keys (..., S, H, D) as a CPU's int8 storage keeps them, float32: a step for each key."""
+    return _rounded(k, _int8_step(k.detach().abs().amax(-1, keepdim=True)))
+
+
+def int8_values(v: Tensor) -> Tensor:
+    """Values (S, H, D) likewise: a step for each channel and 64 tokens."""
+    return torch.cat([_rounded(x, _int8_step(x.detach().abs().amax(0, keepdim=True))) for x in v.split(PANEL_TOKENS)])
+
+
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turns the interleaved channel pairs of x (..., D) by a (..., D/2, 2) table of cosine and sine."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
