@@ -1,0 +1,143 @@
+// picture_warp of a row, for the instruction set of this translation unit.
+#pragma once
+
+#include "kernels/cpu/simd.h"
+#include "kernels/picture_warp.h"
+
+namespace streamchar::SC_ISA {
+
+typedef float Rgba __attribute__((vector_size(16)));
+
+// 2^x of numbers with x at most 126.
+SC_INLINE void exponentials(float* x, int count) {
+  for (int i = 0; i < count; i += kLanes) store(x + i, exp2(min(load(x + i), broadcast(126.0f))));
+}
+
+// The flow of two rows of places, from row 2 * row on.
+SC_INLINE void flow_row_any(const PictureWarp& call, int frame, int row) {
+  constexpr float kLog2E = 1.44269504f;
+  const int half = call.width / 2, parts = call.parts, numbers = (parts + 2) * 4;
+  const float* given = call.places + (int64_t{frame} * (call.height / 2) + row) * half * numbers;
+  const float* motion = call.motion + int64_t{frame} * parts * 6;
+  const float step_x = 2.0f / (call.width - 1), step_y = 2.0f / (call.height - 1);
+  for (int column = 0; column < half; ++column, given += numbers) {
+    alignas(64) float power[(kMaxParts + 2) * 4 + 16] = {};
+    float largest[4] = {given[0], given[1], given[2], given[3]};
+    for (int n = 1; n < parts; ++n) {
+      for (int i = 0; i < 4; ++i) largest[i] = given[n * 4 + i] > largest[i] ? given[n * 4 + i] : largest[i];
+    }
+    for (int n = 0; n < parts; ++n) {
+      for (int i = 0; i < 4; ++i) power[n * 4 + i] = (given[n * 4 + i] - largest[i]) * kLog2E;
+    }
+    for (int i = parts * 4; i < numbers; ++i) power[i] = given[i] * (2.0f * kLog2E);
+    exponentials(power, numbers);
+    float sum[4] = {}, mixed[6][4] = {};
+    for (int n = 0; n < parts; ++n) {
+      for (int i = 0; i < 4; ++i) sum[i] += power[n * 4 + i];
+      for (int m = 0; m < 6; ++m) {
+        for (int i = 0; i < 4; ++i) mixed[m][i] += motion[n * 6 + m] * power[n * 4 + i];
+      }
+    }
+    for (int i = 0; i < 4; ++i) {
+      const int y = 2 * row + i / 2, x = 2 * column + i % 2;
+      const float at_x = x * step_x - 1.0f, at_y = y * step_y - 1.0f;
+      float* flow = call.flow + ((int64_t{frame} * call.height + y) * call.width + x) * 2;
+      for (int d = 0; d < 2; ++d) {
+        const float moved = (mixed[3 * d][i] * at_x + mixed[3 * d + 1][i] * at_y + mixed[3 * d + 2][i]) / sum[i];
+        const float tanh = 1.0f - 2.0f / (1.0f + power[(parts + d) * 4 + i]);
+        flow[d] = moved + call.local * tanh;
+      }
+    }
+  }
+}
+
+// How much the nine places around a pixel's own give to its flow: [place][pixel].
+struct FlowWeights {
+  alignas(64) float of[9][kPlacePixels];
+
+  SC_HOST_DEVICE FlowWeights() {
+    constexpr float kAlong[kPlace][3] = {
+        {0.375f, 0.625f, 0.0f}, {0.125f, 0.875f, 0.0f}, {0.0f, 0.875f, 0.125f}, {0.0f, 0.625f, 0.375f}};
+    for (int place = 0; place < 9; ++place) {
+      for (int pixel = 0; pixel < kPlacePixels; ++pixel) {
+        of[place][pixel] = kAlong[pixel / kPlace][place / 3] * kAlong[pixel % kPlace][place % 3];
+      }
+    }
+  }
+};
+
+// Of a position along one side: the two pixels between which it lies, inside the picture, and their shares.
+struct Between {
+  int first[kPlacePixels], second[kPlacePixels];
+  float near[kPlacePixels], far[kPlacePixels];  // of the first, and of the second one
+
+  SC_HOST_DEVICE Between(const float* positions, int size) {
+    for (int i = 0; i < kPlacePixels; ++i) {
+      // Two pixels outside nothing is left; written so that no number becomes such a place.
+      const float least = positions[i] > -2.0f ? positions[i] : -2.0f;
+      const float position = least < size + 1.0f ? least : size + 1.0f;
+      const int low = static_cast<int>(position + 2.0f) - 2;
+      const float part = position - low;
+      const int end = size - 1;
+      near[i] = low >= 0 && low <= end ? 1.0f - part : 0.0f;
+      far[i] = low >= -1 && low < end ? part : 0.0f;
+      first[i] = low < 0 ? 0 : low > end ? end : low;
+      second[i] = low < -1 ? 0 : low >= end ? end : low + 1;
+    }
+  }
+};
+
+SC_INLINE Rgba pixel_at(const float* picture, int64_t pixel) {
+  Rgba value;
+  __builtin_memcpy(&value, picture + pixel * 4, sizeof value);
+  return value;
+}
+
+// One row of places.
+SC_INLINE void warp_row_any(const PictureWarp& call, int frame, int row) {
+  const FlowWeights weights;
+  const int width = call.width * kPlace, height = call.height * kPlace;
+  const float* flow = call.flow + int64_t{frame} * call.height * call.width * 2;
+  float* out = call.warped + (int64_t{frame} * call.height + row) * call.width * 4 * kPlacePixels;
+  alignas(64) float along[2][kPlacePixels];  // a pixel's own place in its place
+  for (int i = 0; i < kPlacePixels; ++i) along[0][i] = i % kPlace, along[1][i] = i / kPlace;
+  for (int column = 0; column < call.width; ++column, out += 4 * kPlacePixels) {
+    alignas(64) float at[2][kPlacePixels];
+    const float corner[2] = {static_cast<float>(column * kPlace), static_cast<float>(row * kPlace)};
+    float around[9][2];
+    for (int place = 0; place < 9; ++place) {
+      int y = row + place / 3 - 1, x = column + place % 3 - 1;
+      y = y < 0 ? 0 : y == call.height ? y - 1 : y;
+      x = x < 0 ? 0 : x == call.width ? x - 1 : x;
+      __builtin_memcpy(around[place], flow + (int64_t{y} * call.width + x) * 2, sizeof around[place]);
+    }
+    for (int d = 0; d < 2; ++d) {
+      for (int i = 0; i < kPlacePixels; i += kLanes) {
+        Vec position = add(load(along[d] + i), broadcast(corner[d]));
+        for (int place = 0; place < 9; ++place) {
+          position = fma(load(weights.of[place] + i), broadcast(around[place][d]), position);
+        }
+        store(at[d] + i, position);
+      }
+    }
+    const Between x(at[0], width), y(at[1], height);
+    for (int first = 0; first < kPlacePixels; first += 4) {
+      Rgba pixel[4];
+      for (int j = 0; j < 4; ++j) {
+        const int i = first + j;
+        const int64_t upper = int64_t{y.first[i]} * width, lower = int64_t{y.second[i]} * width;
+        const Rgba above = x.near[i] * pixel_at(call.picture, upper + x.first[i]) +
+                           x.far[i] * pixel_at(call.picture, upper + x.second[i]);
+        const Rgba below = x.near[i] * pixel_at(call.picture, lower + x.first[i]) +
+                           x.far[i] * pixel_at(call.picture, lower + x.second[i]);
+        pixel[j] = y.near[i] * above + y.far[i] * below;
+      }
+      for (int c = 0; c < 4; ++c) {
+        const Rgba channel = {pixel[0][c], pixel[1][c], pixel[2][c], pixel[3][c]};
+        __builtin_memcpy(out + c * kPlacePixels + first, &channel, sizeof channel);
+      }
+    }
+  }
+}
+
+}  // namespace streamchar::SC_ISA
