@@ -3,6 +3,7 @@
 // A place is 4 x 4 pixels. Its flow is the sum over parts of softmax(scores)[part] * motion[part] (x, y, 1), plus
 // local * tanh of two more numbers; x and y go from -1 to 1 over the places, ends included. Between places the flow is
 // interpolated linearly, and the picture as well; beyond its edges the picture is zero, and the flow that of the edge.
+// Flow that is not a number shows nothing.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@ namespace streamchar {
 
 inline constexpr int kPlace = 4;                         // pixels across a place, and down
 inline constexpr int kPlacePixels = kPlace * kPlace;
+inline constexpr int kPictureRim = 2;
 inline constexpr int kMaxParts = 32;
 
 struct PictureWarp {
@@ -22,7 +24,7 @@ struct PictureWarp {
   const float* places;
   const float* motion;   // (frames, parts, 2, 3) contiguous, pixels
   float local;           // pixels
-  const float* picture;  // (height * 4, width * 4, 4) contiguous
+  const float* picture;  // (height * 4 + 4, width * 4 + 4, 4) contiguous: with a rim of two zero pixels
   float* flow;           // (frames, height, width, 2): x and y in pixels, from each place to where the picture shows it
   float* warped;         // (frames, height, width, 4 * 16): by channel, then by pixel of the place
 };

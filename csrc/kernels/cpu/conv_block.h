@@ -27,41 +27,45 @@ SC_INLINE Vec load_first(const float* source, int count) {
 #endif
 }
 
-// Where a tile's channels of the pixel at (0, 0) go, and how far it is to the next ones.
+// Where a tile's channels of a row's first pixel go, and how far it is to the next ones.
 struct TileTarget {
-  int64_t picture;  // of `out`
-  int64_t first;    // element of that picture
+  float* out;
+  const float* added;  // null where there is nothing to add
   int64_t row, column;
-  int count;        // channels, at most 16
+  int count;           // channels, at most 16
 
-  SC_HOST_DEVICE TileTarget(const PackedFilters& filters, const ConvCall& call, const ConvBlock& block, int tile) {
-    const ConvShape& shape = filters.shape;
-    const int part = tile / filters.part_tiles, channel = tile % filters.part_tiles * kConvTile;
-    const int s = shape.shuffle, frame = part / (s * s), dy = part / s % s, dx = part % s;
-    const int64_t line = int64_t{call.width} * s * shape.channels;
-    picture = int64_t{block.picture} * shape.frames + frame;
-    first = dy * line + dx * shape.channels + channel;
-    row = s * line;
-    column = int64_t{s} * shape.channels;
-    count = min(kConvTile, shape.channels - channel);
+  SC_HOST_DEVICE void next_row() {
+    out += row;
+    if (added) added += row;
   }
 };
 
-// Turns sums of kPixels pixels from (y, x) on into what stands in `out`.
+SC_INLINE TileTarget tile_target(const PackedFilters& filters, const ConvCall& call, const ConvBlock& block, int tile) {
+  const ConvShape& shape = filters.shape;
+  const int part = tile / filters.part_tiles, channel = tile % filters.part_tiles * kConvTile;
+  const int s = shape.shuffle, frame = part / (s * s), dy = part / s % s, dx = part % s;
+  const int64_t line = int64_t{call.width} * s * shape.channels, row = s * line;
+  const int64_t picture = int64_t{block.picture} * shape.frames + frame;
+  const int64_t at = dy * line + dx * shape.channels + channel + block.first_row * row;
+  return {.out = call.out + picture * call.height * row + at,
+          .added = call.added ? call.added + picture * call.added_stride + at : nullptr,
+          .row = row,
+          .column = int64_t{s} * shape.channels,
+          .count = min(kConvTile, shape.channels - channel)};
+}
+
+// Turns sums of kPixels pixels from x on into what stands in `out`.
 template <int kPixels>
-SC_INLINE void finish_tile(const PackedFilters& filters, const ConvCall& call, const TileTarget& target, int tile, int y,
-                           int x, const float* sums, int sums_stride) {
-  const int64_t picture_size = int64_t{call.height} * target.row;
-  const int64_t at = target.first + y * target.row + x * target.column;
-  float* out = call.out + target.picture * picture_size + at;
-  const float* added = call.added ? call.added + target.picture * call.added_stride + at : nullptr;
+SC_INLINE void finish_tile(const PackedFilters& filters, const TileTarget& target, int tile, int x,
+                           const float* sums, int sums_stride) {
   for (int n = 0; n < target.count; n += kLanes) {
     const int count = min(kLanes, target.count - n);
     const Vec scale = load(filters.scale + tile * kConvTile + n), bias = load(filters.bias + tile * kConvTile + n);
     for (int p = 0; p < kPixels; ++p) {
+      const int64_t at = (x + p) * target.column + n;
       Vec value = fma(load(sums + p * sums_stride + n), scale, bias);
-      if (added) value = add(value, load_first(added + p * target.column + n, count));
-      store_first(out + p * target.column + n, value, count);
+      if (target.added) value = add(value, load_first(target.added + at, count));
+      store_first(target.out + at, value, count);
     }
   }
 }
@@ -73,15 +77,13 @@ SC_INLINE void finish_tile(const PackedFilters& filters, const ConvCall& call, c
 //   multiply<pixels, tiles>(rows, y, x, tile, sums): (pixels, tiles * 16) sums of the block's row y, times the rows'
 //                                     scales
 template <int kPixels, int kTiles, typename Products>
-SC_INLINE void multiply_and_finish(const PackedFilters& filters, const ConvCall& call, const ConvBlock& block,
+SC_INLINE void multiply_and_finish(const PackedFilters& filters, const TileTarget* targets,
                                    Products& products, const NarrowRows<typename Products::Element>& rows, int y, int x,
                                    int tile) {
   alignas(64) float sums[kPixels * kTiles * kConvTile];
   products.template multiply<kPixels, kTiles>(rows, y, x, tile, sums);
   for (int t = 0; t < kTiles; ++t) {
-    const TileTarget target(filters, call, block, tile + t);
-    finish_tile<kPixels>(filters, call, target, tile + t, block.first_row + y, x, sums + t * kConvTile,
-                         kTiles * kConvTile);
+    finish_tile<kPixels>(filters, targets[t], tile + t, x, sums + t * kConvTile, kTiles * kConvTile);
   }
 }
 
@@ -89,25 +91,28 @@ template <int kTiles, typename Products>
 SC_INLINE void multiply_tiles(const PackedFilters& filters, const ConvCall& call, const ConvBlock& block,
                               Products& products, const NarrowRows<typename Products::Element>& rows, int tile) {
   products.prepare(tile, kTiles);
+  TileTarget targets[kTiles];
+  for (int t = 0; t < kTiles; ++t) targets[t] = tile_target(filters, call, block, tile + t);
   constexpr int kPixels = Products::kPixels;
   for (int y = 0; y < block.rows; ++y) {
     int x = 0;
     for (; x + kPixels <= call.width; x += kPixels) {
-      multiply_and_finish<kPixels, kTiles>(filters, call, block, products, rows, y, x, tile);
+      multiply_and_finish<kPixels, kTiles>(filters, targets, products, rows, y, x, tile);
     }
     if constexpr (kPixels > 4) {
       if (x + 4 <= call.width) {
-        multiply_and_finish<4, kTiles>(filters, call, block, products, rows, y, x, tile);
+        multiply_and_finish<4, kTiles>(filters, targets, products, rows, y, x, tile);
         x += 4;
       }
     }
     if constexpr (kPixels > 2) {
       if (x + 2 <= call.width) {
-        multiply_and_finish<2, kTiles>(filters, call, block, products, rows, y, x, tile);
+        multiply_and_finish<2, kTiles>(filters, targets, products, rows, y, x, tile);
         x += 2;
       }
     }
-    if (x < call.width) multiply_and_finish<1, kTiles>(filters, call, block, products, rows, y, x, tile);
+    if (x < call.width) multiply_and_finish<1, kTiles>(filters, targets, products, rows, y, x, tile);
+    for (TileTarget& target : targets) target.next_row();
   }
 }
 

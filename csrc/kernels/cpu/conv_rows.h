@@ -24,10 +24,21 @@ struct NarrowRows {
   SC_HOST_DEVICE kElement* elements(int index) const { return data + index * stride; }
 };
 
+// a / b to about the last place, for b in [1, 2^126].
+SC_INLINE Vec quotient(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  const __m512 guess = _mm512_rcp14_ps(b.v);
+  const __m512 q = _mm512_mul_ps(a.v, guess);
+  return {_mm512_fmadd_ps(_mm512_fnmadd_ps(q, b.v, a.v), guess, q)};
+#else
+  return div(a, b);
+#endif
+}
+
 // x / (1 + 2^(-x log2 e))
 SC_INLINE Vec silu(Vec x) {
   constexpr float kSlope = -1.44269504f;
-  return div(x, add(exp2(min(mul(x, broadcast(kSlope)), broadcast(126.0f))), broadcast(1.0f)));
+  return quotient(x, add(exp2(min(mul(x, broadcast(kSlope)), broadcast(125.0f))), broadcast(1.0f)));
 }
 
 // The least and largest of a row's numbers, zero included; `probe` is no number where one of them is not finite.
@@ -72,16 +83,16 @@ SC_INLINE void put_elements(const float* values, int count, float inverse, int32
   for (int i = 0; i < count; i += kLanes) store(target + i, nearest(mul(load(values + i), broadcast(inverse))));
 }
 
-SC_INLINE void put_elements(const float* values, int count, float inverse, int32_t zero, uint8_t* target) {
 #if defined(__AVX512F__)
+SC_INLINE void put_elements(const float* values, int count, float inverse, int32_t zero, uint8_t* target) {
   // A sum may be 256 where both parts were rounded up; it saturates.
   for (int i = 0; i < count; i += kLanes) {
     const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values + i), _mm512_set1_ps(inverse)));
     const __m512i element = _mm512_add_epi32(whole, _mm512_set1_epi32(zero));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i), _mm512_cvtusepi32_epi8(element));
   }
-#endif
 }
+#endif
 
 template <typename kElement>
 SC_INLINE void fill(kElement* target, int count, kElement value) {

@@ -6,7 +6,8 @@
 
 namespace streamchar::SC_ISA {
 
-typedef float Rgba __attribute__((vector_size(16)));
+typedef float Pixel __attribute__((vector_size(16)));
+typedef float TwoPixels __attribute__((vector_size(32)));
 
 // 2^x of numbers with x at most 126.
 SC_INLINE void exponentials(float* x, int count) {
@@ -66,44 +67,29 @@ struct FlowWeights {
   }
 };
 
-// Of a position along one side: the two pixels between which it lies, inside the picture, and their shares.
+// Of positions along one side, in pixels from the rim's edge: the pixel before each, and the part of the way to the next.
 struct Between {
-  int first[kPlacePixels], second[kPlacePixels];
-  float near[kPlacePixels], far[kPlacePixels];  // of the first, and of the second one
-
-  SC_HOST_DEVICE Between(const float* positions, int size) {
-    for (int i = 0; i < kPlacePixels; ++i) {
-      // Two pixels outside nothing is left; written so that no number becomes such a place.
-      const float least = positions[i] > -2.0f ? positions[i] : -2.0f;
-      const float position = least < size + 1.0f ? least : size + 1.0f;
-      const int low = static_cast<int>(position + 2.0f) - 2;
-      const float part = position - low;
-      const int end = size - 1;
-      near[i] = low >= 0 && low <= end ? 1.0f - part : 0.0f;
-      far[i] = low >= -1 && low < end ? part : 0.0f;
-      first[i] = low < 0 ? 0 : low > end ? end : low;
-      second[i] = low < -1 ? 0 : low >= end ? end : low + 1;
-    }
-  }
+  alignas(64) float first[kPlacePixels], part[kPlacePixels];
 };
 
-SC_INLINE Rgba pixel_at(const float* picture, int64_t pixel) {
-  Rgba value;
-  __builtin_memcpy(&value, picture + pixel * 4, sizeof value);
-  return value;
+SC_INLINE void put_between(Vec position, int size, Between& out, int at) {
+  // The order of operands makes the edge of what is not a number. At a whole number either neighbour will do.
+  const Vec inside = min(max(position, broadcast(0.0f)), broadcast(size + 2 * kPictureRim - 1.01f));
+  const Vec first = nearest(sub(inside, broadcast(0.5f)));
+  store(out.first + at, first);
+  store(out.part + at, sub(inside, first));
 }
 
 // One row of places.
 SC_INLINE void warp_row_any(const PictureWarp& call, int frame, int row) {
   const FlowWeights weights;
-  const int width = call.width * kPlace, height = call.height * kPlace;
+  const int size[2] = {call.width * kPlace, call.height * kPlace};
+  const int64_t line = int64_t{size[0] + 2 * kPictureRim} * 4;
   const float* flow = call.flow + int64_t{frame} * call.height * call.width * 2;
   float* out = call.warped + (int64_t{frame} * call.height + row) * call.width * 4 * kPlacePixels;
-  alignas(64) float along[2][kPlacePixels];  // a pixel's own place in its place
-  for (int i = 0; i < kPlacePixels; ++i) along[0][i] = i % kPlace, along[1][i] = i / kPlace;
+  alignas(64) float within[2][kPlacePixels];  // where a pixel lies in its place
+  for (int i = 0; i < kPlacePixels; ++i) within[0][i] = i % kPlace, within[1][i] = i / kPlace;
   for (int column = 0; column < call.width; ++column, out += 4 * kPlacePixels) {
-    alignas(64) float at[2][kPlacePixels];
-    const float corner[2] = {static_cast<float>(column * kPlace), static_cast<float>(row * kPlace)};
     float around[9][2];
     for (int place = 0; place < 9; ++place) {
       int y = row + place / 3 - 1, x = column + place % 3 - 1;
@@ -111,29 +97,33 @@ SC_INLINE void warp_row_any(const PictureWarp& call, int frame, int row) {
       x = x < 0 ? 0 : x == call.width ? x - 1 : x;
       __builtin_memcpy(around[place], flow + (int64_t{y} * call.width + x) * 2, sizeof around[place]);
     }
+    Between between[2];
     for (int d = 0; d < 2; ++d) {
+      const float corner = (d == 0 ? column : row) * kPlace + kPictureRim;
       for (int i = 0; i < kPlacePixels; i += kLanes) {
-        Vec position = add(load(along[d] + i), broadcast(corner[d]));
+        Vec position = add(load(within[d] + i), broadcast(corner));
         for (int place = 0; place < 9; ++place) {
           position = fma(load(weights.of[place] + i), broadcast(around[place][d]), position);
         }
-        store(at[d] + i, position);
+        put_between(position, size[d], between[d], i);
       }
     }
-    const Between x(at[0], width), y(at[1], height);
     for (int first = 0; first < kPlacePixels; first += 4) {
-      Rgba pixel[4];
+      Pixel pixel[4];
       for (int j = 0; j < 4; ++j) {
         const int i = first + j;
-        const int64_t upper = int64_t{y.first[i]} * width, lower = int64_t{y.second[i]} * width;
-        const Rgba above = x.near[i] * pixel_at(call.picture, upper + x.first[i]) +
-                           x.far[i] * pixel_at(call.picture, upper + x.second[i]);
-        const Rgba below = x.near[i] * pixel_at(call.picture, lower + x.first[i]) +
-                           x.far[i] * pixel_at(call.picture, lower + x.second[i]);
-        pixel[j] = y.near[i] * above + y.far[i] * below;
+        const float* from = call.picture + static_cast<int64_t>(between[1].first[i]) * line +
+                            static_cast<int64_t>(between[0].first[i]) * 4;
+        TwoPixels above, below;
+        __builtin_memcpy(&above, from, sizeof above);
+        __builtin_memcpy(&below, from + line, sizeof below);
+        const TwoPixels mixed = above + between[1].part[i] * (below - above);
+        const Pixel left = __builtin_shufflevector(mixed, mixed, 0, 1, 2, 3);
+        const Pixel right = __builtin_shufflevector(mixed, mixed, 4, 5, 6, 7);
+        pixel[j] = left + between[0].part[i] * (right - left);
       }
       for (int c = 0; c < 4; ++c) {
-        const Rgba channel = {pixel[0][c], pixel[1][c], pixel[2][c], pixel[3][c]};
+        const Pixel channel = {pixel[0][c], pixel[1][c], pixel[2][c], pixel[3][c]};
         __builtin_memcpy(out + c * kPlacePixels + first, &channel, sizeof channel);
       }
     }

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..ops import PackedConv, picture_blend, picture_warp
+from ..ops import PackedConv, picture_blend, picture_warp, with_rim
 from .video import FRAMES, LOCAL_FLOW, PATCH, REACH, MotionCode, VideoDecoder
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What is added for a character, (1, h, w, channels) each, and its picture, (H, W, 4)."""
+    """What is added for a character, (1, h, w, channels) each, and its picture with a rim, (H + 4, W + 4, 4)."""
     coarse: torch.Tensor
     middle: torch.Tensor
     fine: torch.Tensor
@@ -94,7 +94,7 @@ class PackedVideoDecoder:
             fine, middle, coarse = features
             added = [F.conv2d(x.float(), w, b, padding=w.shape[-1] // 2).permute(0, 2, 3, 1).contiguous()
                      for x, (w, b) in zip((coarse, middle, fine), self._constant)]
-            known = self._known[picture] = _Known(*added, picture[0].float().permute(1, 2, 0).contiguous())
+            known = self._known[picture] = _Known(*added, with_rim(picture[0].float().permute(1, 2, 0)))
         return known
 
 

@@ -10,7 +10,7 @@ from .modulation import adaln_modulate, gated_residual
 from .norm import QkNorm
 from .packed_conv import PackedConv
 from .packed_linear import PackedLinear, Storage
-from .picture import picture_blend, picture_warp
+from .picture import picture_blend, picture_warp, with_rim
 from .rope import Rope, rope_frequencies
 from .synthesis import istft_overlap_add
 
@@ -38,4 +38,5 @@ __all__ = [
     "segment_attention",
     "set_num_threads",
     "threads",
+    "with_rim",
 ]

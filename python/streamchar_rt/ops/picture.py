@@ -22,7 +22,7 @@ def picture_warp(places: Tensor, motion: Tensor, picture: Tensor, local: float) 
     Args:
         places: (F, h / 2, w / 2, 4 * (P + 2)), before their pixel shuffle by 2: scores of P parts, and the local flow.
         motion: (F, P, 2, 3), pixels: what a part does at (x, y, 1), which go from -1 to 1.
-        picture: (4 * h, 4 * w, 4).
+        picture: (4 * h + 4, 4 * w + 4, 4): with a rim of two zero pixels, see ``with_rim``.
         local: pixels that the local flow is at most.
 
     Returns:
@@ -36,7 +36,7 @@ def picture_warp(places: Tensor, motion: Tensor, picture: Tensor, local: float) 
     parts = numbers // 4 - 2
     if parts < 1 or numbers % 4 or not height or not width:
         raise ConfigError(f"places are {tuple(places.shape)}", hint="(frames, rows, columns, 4 * (parts + 2))")
-    shapes = (frames, parts, 2, 3), (height * 2 * _PLACE, width * 2 * _PLACE, 4)
+    shapes = (frames, parts, 2, 3), (height * 2 * _PLACE + 4, width * 2 * _PLACE + 4, 4)
     if motion.shape != shapes[0] or picture.shape != shapes[1]:
         raise ConfigError(
             f"motion is {tuple(motion.shape)}, picture {tuple(picture.shape)}", hint=f"{shapes[0]} and {shapes[1]}"
@@ -52,6 +52,11 @@ def picture_warp(places: Tensor, motion: Tensor, picture: Tensor, local: float) 
         flow.data_ptr(), warped.data_ptr(),
     )
     return warped, flow
+
+
+def with_rim(picture: Tensor) -> Tensor:
+    """A picture (H, W, 4) as ``picture_warp`` takes it."""
+    return torch.nn.functional.pad(picture, (0, 0, 2, 2, 2, 2)).contiguous()
 
 
 def picture_blend(drawn: Tensor, warped: Tensor) -> Tensor:

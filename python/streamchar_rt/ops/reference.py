@@ -222,7 +222,7 @@ def picture_warp(places: Tensor, motion: Tensor, picture: Tensor, local: float) 
     size = torch.tensor([4 * width, 4 * height], dtype=places.dtype, device=places.device)
     column, row = torch.arange(4 * width, device=places.device), torch.arange(4 * height, device=places.device)
     at = torch.stack(torch.meshgrid(column, row, indexing="xy"), -1) + fine                  # pixels
-    warped = F.grid_sample(picture.movedim(-1, 0).expand(len(fine), -1, -1, -1), (2 * at + 1) / size - 1,
+    warped = F.grid_sample(picture[2:-2, 2:-2].movedim(-1, 0).expand(len(fine), -1, -1, -1), (2 * at + 1) / size - 1,
                            mode="bilinear", padding_mode="zeros", align_corners=False)
     return F.pixel_unshuffle(warped, 4).movedim(1, -1), flow.movedim(1, -1)
 
