@@ -34,6 +34,7 @@ void picture_blend(int frames, int height, int width, Address drawn, Address war
 void bind_picture(pybind11::module_& module) {
   using NoGil = pybind11::call_guard<pybind11::gil_scoped_release>;
   module.attr("max_picture_parts") = kMaxParts;
+  module.attr("max_picture_pixels") = kMaxPicturePixels;
   module.def("picture_warp", &picture_warp, NoGil());
   module.def("picture_blend", &picture_blend, NoGil());
 }

@@ -14,6 +14,7 @@ inline constexpr int kPlace = 4;                         // pixels across a plac
 inline constexpr int kPlacePixels = kPlace * kPlace;
 inline constexpr int kPictureRim = 2;
 inline constexpr int kMaxParts = 32;
+inline constexpr int64_t kMaxPicturePixels = 1 << 24;    // rim included: counted in float32
 
 struct PictureWarp {
   int frames;

@@ -67,17 +67,16 @@ struct FlowWeights {
   }
 };
 
-// Of positions along one side, in pixels from the rim's edge: the pixel before each, and the part of the way to the next.
+// Of a position along one side, in pixels from the rim's edge: the pixel before it, and the part of the way to the next.
 struct Between {
-  alignas(64) float first[kPlacePixels], part[kPlacePixels];
+  Vec first, part;
 };
 
-SC_INLINE void put_between(Vec position, int size, Between& out, int at) {
+SC_INLINE Between between(Vec position, int size) {
   // The order of operands makes the edge of what is not a number. At a whole number either neighbour will do.
   const Vec inside = min(max(position, broadcast(0.0f)), broadcast(size + 2 * kPictureRim - 1.01f));
   const Vec first = nearest(sub(inside, broadcast(0.5f)));
-  store(out.first + at, first);
-  store(out.part + at, sub(inside, first));
+  return {first, sub(inside, first)};
 }
 
 // One row of places.
@@ -85,42 +84,43 @@ SC_INLINE void warp_row_any(const PictureWarp& call, int frame, int row) {
   const FlowWeights weights;
   const int size[2] = {call.width * kPlace, call.height * kPlace};
   const int64_t line = int64_t{size[0] + 2 * kPictureRim} * 4;
-  const float* flow = call.flow + int64_t{frame} * call.height * call.width * 2;
+  const float* flow[3];  // of the rows above, here and below
+  for (int i = 0; i < 3; ++i) {
+    const int y = row + i - 1 < 0 ? 0 : row + i - 1 == call.height ? row : row + i - 1;
+    flow[i] = call.flow + (int64_t{frame} * call.height + y) * call.width * 2;
+  }
   float* out = call.warped + (int64_t{frame} * call.height + row) * call.width * 4 * kPlacePixels;
   alignas(64) float within[2][kPlacePixels];  // where a pixel lies in its place
   for (int i = 0; i < kPlacePixels; ++i) within[0][i] = i % kPlace, within[1][i] = i / kPlace;
   for (int column = 0; column < call.width; ++column, out += 4 * kPlacePixels) {
-    float around[9][2];
-    for (int place = 0; place < 9; ++place) {
-      int y = row + place / 3 - 1, x = column + place % 3 - 1;
-      y = y < 0 ? 0 : y == call.height ? y - 1 : y;
-      x = x < 0 ? 0 : x == call.width ? x - 1 : x;
-      __builtin_memcpy(around[place], flow + (int64_t{y} * call.width + x) * 2, sizeof around[place]);
-    }
-    Between between[2];
-    for (int d = 0; d < 2; ++d) {
-      const float corner = (d == 0 ? column : row) * kPlace + kPictureRim;
-      for (int i = 0; i < kPlacePixels; i += kLanes) {
+    const int64_t columns[3] = {column == 0 ? 0 : column - 1, column, column + 1 == call.width ? column : column + 1};
+    alignas(64) float pixels[kPlacePixels], part[2][kPlacePixels];  // each one's upper left pixel, and the way from it
+    for (int i = 0; i < kPlacePixels; i += kLanes) {
+      Between found[2];
+      for (int d = 0; d < 2; ++d) {
+        const float corner = (d == 0 ? column : row) * kPlace + kPictureRim;
         Vec position = add(load(within[d] + i), broadcast(corner));
         for (int place = 0; place < 9; ++place) {
-          position = fma(load(weights.of[place] + i), broadcast(around[place][d]), position);
+          const Vec its = broadcast(flow[place / 3][2 * columns[place % 3] + d]);
+          position = fma(load(weights.of[place] + i), its, position);
         }
-        put_between(position, size[d], between[d], i);
+        found[d] = between(position, size[d]);
+        store(part[d] + i, found[d].part);
       }
+      store(pixels + i, fma(found[1].first, broadcast(static_cast<float>(line / 4)), found[0].first));
     }
     for (int first = 0; first < kPlacePixels; first += 4) {
       Pixel pixel[4];
       for (int j = 0; j < 4; ++j) {
         const int i = first + j;
-        const float* from = call.picture + static_cast<int64_t>(between[1].first[i]) * line +
-                            static_cast<int64_t>(between[0].first[i]) * 4;
+        const float* from = call.picture + int64_t{static_cast<int32_t>(pixels[i])} * 4;
         TwoPixels above, below;
         __builtin_memcpy(&above, from, sizeof above);
         __builtin_memcpy(&below, from + line, sizeof below);
-        const TwoPixels mixed = above + between[1].part[i] * (below - above);
+        const TwoPixels mixed = above + part[1][i] * (below - above);
         const Pixel left = __builtin_shufflevector(mixed, mixed, 0, 1, 2, 3);
         const Pixel right = __builtin_shufflevector(mixed, mixed, 4, 5, 6, 7);
-        pixel[j] = left + between[0].part[i] * (right - left);
+        pixel[j] = left + part[0][i] * (right - left);
       }
       for (int c = 0; c < 4; ++c) {
         const Pixel channel = {pixel[0][c], pixel[1][c], pixel[2][c], pixel[3][c]};

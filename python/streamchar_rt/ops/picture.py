@@ -42,7 +42,8 @@ def picture_warp(places: Tensor, motion: Tensor, picture: Tensor, local: float) 
             f"motion is {tuple(motion.shape)}, picture {tuple(picture.shape)}", hint=f"{shapes[0]} and {shapes[1]}"
         )
     _check_alike(places=places, motion=motion, picture=picture)
-    if not _native(places, motion, picture) or parts > native.max_picture_parts:
+    if not _native(places, motion, picture) or parts > native.max_picture_parts \
+            or picture[..., 0].numel() > native.max_picture_pixels:
         return reference.picture_warp(places, motion, picture, local)
     places, motion, picture = (t.detach().contiguous() for t in (places, motion, picture))
     height, width = 2 * height, 2 * width
