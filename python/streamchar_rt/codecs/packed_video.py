@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch.utils.weak import WeakIdKeyDictionary
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..ops import PackedConv, picture_blend, picture_warp, with_rim
 from .video import FRAMES, LOCAL_FLOW, PATCH, REACH, MotionCode, VideoDecoder
@@ -54,7 +54,7 @@ class PackedVideoDecoder:
         self._constant = [(w.detach().float().clone(), b.detach().float().clone()) for w, b in self._constant]
         self._parts, self.code = decoder.config.parts, decoder.code
         self._motion, self._steady = decoder.motion, decoder.steady
-        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()    # by the character's picture
+        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()    # by the character's picture
         for name in (*weight, "trunk", "middle", "fine"):
             setattr(decoder, name, None)
 
