@@ -62,7 +62,7 @@ def test_it_draws_what_the_decoder_draws(linear_isa):
     exact, frames = small.exact(), small.frames()
     assert frames.shape == exact.shape == (12, 64, 96, 4) and frames.dtype is torch.uint8
     assert float(exact.float().std()) > 20
-    assert worst_psnr(frames, exact) > 34       # of noise, which hides nothing; pictures are better, see below
+    assert worst_psnr(frames, exact) > 28       # of noise, which hides nothing: 35 to 45; see below for pictures
 
 
 @torch.inference_mode()
@@ -113,7 +113,8 @@ def test_what_a_character_adds_goes_with_it():
 def shipped() -> tuple[Models, Models]:
     """mini's models with the decoder in float32, and packed."""
     bundle = open_bundle("mini")
-    return tuple(Models.from_parts(bundle.manifest, bundle.tensors(), packed_pictures=packed) for packed in (False, True))
+    make = lambda packed: Models.from_parts(bundle.manifest, bundle.tensors(), packed_pictures=packed)
+    return make(False), make(True)
 
 
 @torch.inference_mode()
@@ -152,7 +153,7 @@ def test_the_engine_takes_it_where_it_pays(linear_isa, dtype, kernels, pictures)
         assert (engine.models.packed_decoder is not None) == (pictures == "int8")
 
 
-@pytest.mark.skipif(not ops.PackedConv.pays(), reason="no fast products of int8")
+@pytest.mark.skipif(not ops.PackedConv.pays(), reason="portable code")
 def test_a_session_shows_the_same_pictures_on_any_number_of_threads():
     clips = []
     for threads, dtype in ((1, "auto"), (2, "auto"), (1, "fp32")):

@@ -30,8 +30,8 @@ struct ConvShape {
   int outputs() const { return parts() * channels; }
 };
 
-// Weights lie in tiles of 16 channels of one part. A tile is [size rows][size * padded inputs / 4][16][4]: what VPDPBUSD
-// takes as a vector, beside the bytes of neighbouring pixels as they lie in memory.
+// Weights lie in tiles of 16 channels of one part. A tile is [size rows][size * padded inputs / 4][16][4]: what
+// VPDPBUSD takes as a vector, beside the bytes of neighbouring pixels as they lie in memory.
 inline constexpr int kConvTile = 16;
 
 struct PackedFilters {

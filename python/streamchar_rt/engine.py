@@ -484,7 +484,7 @@ def _picture_dtype(config: EngineConfig) -> Any:
 
 
 def _packed_pictures(config: EngineConfig) -> bool:
-    """int8 convolutions where they are the fastest: with AVX-512 VNNI, and without AMX."""
+    """int8 convolutions where they are the fastest: without AMX."""
     from .ops import PackedConv, PackedLinear
 
     wanted = config.dtype in ("auto", "int8") and config.kernels != "reference" and not _on_cuda(config)

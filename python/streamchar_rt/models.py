@@ -103,7 +103,8 @@ class Models:
             net.load_state_dict(own if placement else {k: v.float() for k, v in own.items()})
         return cls(**nets, latent_mean=tensors["latent.mean"], latent_std=tensors["latent.std"],
                    default_steps=int(config.get("steps", 4)), picture_dtype=picture_dtype,
-                   packed_pictures=packed_pictures, threads=threads, kernels=kernels, storage=storage, fps=frame_rate(manifest), placement=placement)
+                   packed_pictures=packed_pictures, threads=threads, kernels=kernels, storage=storage,
+                   fps=frame_rate(manifest), placement=placement)
 
     def draw(self, latents: torch.Tensor, previous: torch.Tensor, character: CharacterFeatures,
              between: Callable[[], None] = lambda: None) -> torch.Tensor:
@@ -112,7 +113,8 @@ class Models:
         if self.packed_decoder is not None:
             return self.packed_decoder(latents, previous, character.picture, character.features, between)
         both = (x.to(self.picture_dtype) for x in (latents, previous))
-        return to_straight(self.video_decoder(*both, character.picture, character.features, between).frames.flatten(0, 1))
+        decoded = self.video_decoder(*both, character.picture, character.features, between)
+        return to_straight(decoded.frames.flatten(0, 1))
 
     def drawn_latents(self, latents: torch.Tensor, previous: torch.Tensor | None) -> list[torch.Tensor]:
         """The denoiser's latents (1, N, C, h, w) in the decoder's scale, (1, C, h, w) each, whose movement goes on

@@ -247,7 +247,7 @@ def _conv_cost(layer, inputs, *, added=None, **rest) -> tuple[int, int, str]:
     places = prod((inputs if isinstance(inputs, torch.Tensor) else inputs[0]).shape[:3])
     outputs = layer.channels * layer.frames * layer.shuffle**2
     moved = places * (layer.in_channels + outputs * (2 if added is not None else 1))
-    kind = "int8" if layer.pays() else "fp32"
+    kind = "int8" if PackedLinear.pays("int8") else "fp32"
     return 2 * places * layer.in_channels * layer.size**2 * outputs, layer.nbytes + 4 * moved, kind
 
 

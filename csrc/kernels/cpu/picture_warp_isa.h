@@ -67,7 +67,7 @@ struct FlowWeights {
   }
 };
 
-// Of a position along one side, in pixels from the rim's edge: the pixel before it, and the part of the way to the next.
+// Of positions along one side, in pixels from the rim's edge: the pixel before, and the part of the way to the next.
 struct Between {
   Vec first, part;
 };

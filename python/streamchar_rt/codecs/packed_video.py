@@ -42,16 +42,16 @@ class PackedVideoDecoder:
         pair = lambda block: tuple(PackedConv(layer.weight, layer.bias) for layer in (block.first, block.second))
         self.inputs = PackedConv(weight["inputs"][:, :latents])
         self.trunk = [pair(block) for block in decoder.trunk]
-        split, up = _joined(weight["split"], weight["mix_middle"][:, :b]), _joined(weight["up"], weight["mix_fine"][:, :c])
-        self.split = PackedConv(split, _joined_bias(bias["split"], weight["mix_middle"][:, :b]), frames=FRAMES, shuffle=2)
+        joined = lambda name, after: (_joined(weight[name], after), _joined_bias(bias[name], after))
+        self.split = PackedConv(*joined("split", weight["mix_middle"][:, :b]), frames=FRAMES, shuffle=2)
         self.middle, self.flow = pair(decoder.middle), PackedConv(weight["flow"], bias["flow"])
-        self.up = PackedConv(up, _joined_bias(bias["up"], weight["mix_fine"][:, :c]), shuffle=2)
+        self.up = PackedConv(*joined("up", weight["mix_fine"][:, :c]), shuffle=2)
         self.warped = PackedConv(weight["mix_fine"][:, -4 * PATCH ** 2:])
         self.fine, self.out = pair(decoder.fine), PackedConv(weight["out"], bias["out"])
-        # Of the character's features: weights, biases, and the features' place among the layers' inputs.
-        self._constant = [(weight["inputs"][:, latents:], bias["inputs"]), (weight["mix_middle"][:, b:], bias["mix_middle"]),
-                          (weight["mix_fine"][:, c: -4 * PATCH ** 2], bias["mix_fine"])]
-        self._constant = [(w.detach().float().clone(), b.detach().float().clone()) for w, b in self._constant]
+        # What multiplies the character's features, coarse to fine, and the biases.
+        own = {"inputs": slice(latents, None), "mix_middle": slice(b, None), "mix_fine": slice(c, -4 * PATCH ** 2)}
+        self._constant = [(weight[name][:, part].detach().float().clone(), bias[name].detach().float().clone())
+                          for name, part in own.items()]
         self._parts, self.code = decoder.config.parts, decoder.code
         self._motion, self._steady = decoder.motion, decoder.steady
         self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()    # by the character's picture
