@@ -166,6 +166,7 @@ def _speed(report: Report, model: str) -> None:
     try:
         with Engine.load(model) as engine:
             timings = engine.warmup()
+            report.facts["kernels"] |= {"transformer": engine.dtype, "pictures": engine.picture_dtype}
     except StreamCharError as error:
         report.problems.append(str(error))
         return
