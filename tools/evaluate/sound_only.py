@@ -1,4 +1,4 @@
-"""The product's sound and words without its pictures, bit for bit the same, in half the time."""
+"""The product's sound and words without its pictures: the same bits in half the time."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -10,17 +10,18 @@ import numpy as np
 import torch
 
 from streamchar_rt import pipeline
+from streamchar_rt.codecs.video import to_straight
 from streamchar_rt.models import Models
 
 
 @contextmanager
 def sound_only() -> Iterator[None]:
-    """Chunks made inside have empty pictures: the latents are denoised, for sound and picture are one model, and not
-    decoded."""
+    """Chunks made inside show the reference picture: the latents are denoised, for sound and picture are one model, and
+    not decoded. A picture that drifts would be taken back in a rest, and the sound with it; this one does not."""
 
-    def blank(models: Models, state: Any, latents: torch.Tensor, stopped: Any) -> tuple[np.ndarray, torch.Tensor]:
+    def still(models: Models, state: Any, latents: torch.Tensor, stopped: Any) -> tuple[np.ndarray, torch.Tensor]:
         drawn = models.drawn_latents(latents, state.previous_latent)
-        return np.zeros((models.chunk_frames, models.height, models.width, 4), np.uint8), drawn[-1]
+        return to_straight(state.character.picture).expand(models.chunk_frames, -1, -1, -1).numpy().copy(), drawn[-1]
 
-    with patch.object(pipeline, "_decode_video", blank):
+    with patch.object(pipeline, "_decode_video", still):
         yield
