@@ -34,6 +34,7 @@ class RawChunk:
     elapsed: np.ndarray                # int64 (half-frames,): half-frames since that unit began
     confidence: float                  # mean probability of the chosen alignment
     timings: dict[str, float] = field(default_factory=dict)      # ms
+    ahead: Sequence[int] = ()          # places of the half-frames planned behind the chunk, which the next one may change
 
 
 class _Stopped(Exception):
@@ -165,7 +166,8 @@ def _advance(models: Models, run: _Run, timings: dict[str, float]) -> RawChunk:
     state.pointer = plan.first + int(path[-1])
     state.units.forget_before(state.pointer - 2 * models.orchestrator.config.window_before)
     state.chunk_index += 1
-    return RawChunk(run.samples, run.frames, plan.first + path, elapsed, plan.confidence, dict(timings))
+    return RawChunk(run.samples, run.frames, plan.first + path, elapsed, plan.confidence, dict(timings),
+                    plan.first + plan.path[slots:])
 
 
 def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
