@@ -6,11 +6,14 @@ than the op, which also turns the queries for three segments.
 """
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 
 from streamchar_rt import ops
 from streamchar_rt.ops import reference
+from streamchar_rt.ops._native import strided
 
 from .in_turns import take_turns, threads_set
 
@@ -50,6 +53,14 @@ class Layer:
             self.cache, 0, self.q, self.k, self.v, norm=self.norm, rope=self.rope, distances=self.distances
         )
 
+    def plain(self) -> torch.Tensor:
+        """The attention alone: ready queries over packed keys, without norm, rotation or appending."""
+        context, out = self.cache._store._context, torch.empty(TOKENS, HEADS, HEAD_DIM)
+        reads = [(i, 0, 0) for i in range(len(SEGMENTS))]
+        none = (0, 0, 0)
+        context.attend(0, TOKENS, strided(self.q), none, none, 0, 0, [0], 1e-6, 0, reads, None, out.data_ptr())
+        return out
+
     def torch_chain(self) -> torch.Tensor:
         norm, table = self.norm, self.rope.table.unsqueeze(1)
 
@@ -67,7 +78,10 @@ class Layer:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype,limit", [(torch.float32, 2e-6), (torch.bfloat16, 8e-3)], ids=["cpu-fp32", "cpu-bf16"])
+@pytest.mark.parametrize(
+    "dtype,limit", [(torch.float32, 2e-6), (torch.bfloat16, 8e-3), (torch.int8, 1.8e-2)],
+    ids=["cpu-fp32", "cpu-bf16", "cpu-int8"],
+)
 def test_segment_attention(benchmark, dtype, limit, threads):
     torch.manual_seed(torch.seed())
     layer = Layer(dtype)
@@ -79,3 +93,27 @@ def test_segment_attention(benchmark, dtype, limit, threads):
     keys = TOKENS + sum(rows for rows, _ in SEGMENTS.values())
     work = 4e-9 * HEADS * HEAD_DIM * TOKENS * keys
     benchmark.extra_info.update(turns.rows(), gflop_per_s=work / turns.median("native"), threads=threads)
+
+
+def test_attention_alone(benchmark):
+    """``share_of_sgemm``: the rate of the attention without anything around it, on one core, over that of torch's
+    product of two large square matrices. In turns of about equal length, ten calls to one product, by CPU time."""
+    torch.manual_seed(torch.seed())
+    layer, size, calls = Layer(torch.float32), 1024, 10
+    a, b = torch.randn(2, size, size)
+    keys = sum(rows for rows, _ in SEGMENTS.values())
+    work = {"native": 4e-9 * calls * HEADS * HEAD_DIM * TOKENS * keys, "sgemm": 2e-9 * size**3}
+
+    def ten_calls() -> None:
+        for _ in range(calls):
+            layer.plain()
+
+    with threads_set(1), torch.inference_mode():
+        turns = take_turns({"native": ten_calls, "sgemm": lambda: a @ b})
+        benchmark(layer.plain)
+    rates = {way: work[way] / statistics.median(turns.cpu[way]) for way in work}
+    best = {way: work[way] / min(turns.wall[way]) for way in work}
+    benchmark.extra_info.update(
+        share_of_sgemm=rates["native"] / rates["sgemm"], best_share_of_sgemm=best["native"] / best["sgemm"],
+        gflop_per_s=rates["native"], sgemm_gflop_per_s=rates["sgemm"], isa=ops.kernels_in_use()["isa"],
+    )

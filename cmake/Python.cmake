@@ -13,6 +13,8 @@ pybind11_add_module(_native MODULE NO_EXTRAS
   csrc/bindings/rows.cc
   csrc/bindings/istft.cc
   csrc/bindings/linear.cc
+  csrc/bindings/conv.cc
+  csrc/bindings/picture.cc
   csrc/bindings/context.cc
   csrc/bindings/layout.cc
   ${core_objects})

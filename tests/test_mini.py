@@ -67,6 +67,31 @@ def test_every_word_is_spoken_in_order(engine):
         assert len(shapes) > 5
 
 
+def test_int8_denoises_as_float32_does(monkeypatch, rng):
+    """From the same state and noise: latents within 2 % of those of float32, chunk by chunk."""
+    latents = {"fp32": [], "int8": []}
+    with Engine.load("mini", dtype="fp32") as plain, Engine.load("mini", dtype="int8") as narrow:
+        for engine in (plain, narrow):
+            def seen(video, kept=latents[engine.dtype], call=engine.models.denoiser.unpatchify):
+                kept.append(call(video))
+                return kept[-1]
+            monkeypatch.setattr(engine.models.denoiser, "unpatchify", seen)
+        generate = plain.generate
+
+        def generate_both(state, style, steps, should_stop=None):
+            narrow.generate(narrow.import_state(state.character, state.export()), style, steps)
+            return generate(state, style, steps, should_stop)
+
+        monkeypatch.setattr(plain, "generate", generate_both)
+        with plain.session(plain.characters()[0], seed=int(rng.integers(1000))) as session:
+            session.say(SENTENCE)
+            for _ in range(4):
+                session.step()
+    assert len(latents["int8"]) == len(latents["fp32"]) == 4
+    for got, wanted in zip(latents["int8"], latents["fp32"]):
+        assert 0 < float((got - wanted).norm() / wanted.norm()) < 0.02
+
+
 def test_same_seed_same_bytes(engine):
     def stream(seed):
         with engine.session(engine.characters()[0], seed=seed) as session:

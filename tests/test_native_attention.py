@@ -14,10 +14,11 @@ from streamchar_rt.errors import ConfigError, UnsupportedError
 from streamchar_rt.ops import reference
 
 from .native_support import (
-    fresh_generator, isa, native, norm_for, relative_error, rope_for, tokens_for, truth,  # noqa: F401
+    fresh_generator, isa, linear_isa, native, norm_for, relative_error, rope_for, tokens_for, truth,  # noqa: F401
 )
 
 LIMIT = 1e-6
+INT8_LIMIT = 1.8e-2   # for normally distributed queries, keys and values
 DISTANCES = [48.0, 32.0, 16.0, 0.0, -3.5]
 
 
@@ -111,6 +112,143 @@ def test_cached_attention_equals_uncached_float64(isa, head_dim, heads, tokens, 
         assert relative_error(out, wanted) < limit
 
 
+@pytest.mark.parametrize("head_dim,heads,tokens,rows", [
+    (64, 4, 272, (64, 272, 272)), (64, 1, 1, (1, 2, 3)), (64, 2, 5, (64, 100, 272)), (128, 2, 67, (64, 100, 65)),
+    (64, 1, 49, (17, 63, 129)), (128, 1, 3, (5, 1, 70)),
+])
+def test_int8_attention_is_near_float64(linear_isa, head_dim, heads, tokens, rows):
+    generator = fresh_generator()
+    cache, content = make_cache("native", generator, heads=heads, head_dim=head_dim, rows=rows, dtype=torch.int8)
+    norm, rope = norm_for(tokens, head_dim, generator), rope_for(tokens, head_dim, generator)
+    distances = {"reference": 48.0, "sink": 32.0, "motion": 16.0}
+    for layer, segments in itertools.product((0, 1), (None, ("sink",), ())):
+        q, k, v = tokens_for(tokens, heads, head_dim, generator, strided=layer == 1)
+        out = ops.attend(cache, layer, q, k, v, norm=norm, rope=rope, distances=distances, segments=segments)
+        own = reference.normalize_rotate(k.double(), norm.k_weight.double(), norm.bounds, rope)
+        names = list(content) if segments is None else list(segments)
+        wanted, _ = truth(
+            q, [content[n][layer][0] for n in names] + [own], [content[n][layer][1] for n in names] + [v],
+            norm, rope, [distances[n] for n in names] + [0.0],
+        )
+        assert relative_error(out, wanted) < INT8_LIMIT
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_int8_storage_rounds_as_the_reference_and_only_once(linear_isa, head_dim):
+    generator = fresh_generator()
+    cache, content = make_cache("native", generator, heads=2, head_dim=head_dim, dtype=torch.int8)
+    state = cache.state_dict()
+    for name, layers in content.items():
+        for layer, (k, v) in enumerate(layers):
+            key, value = state[name][0]["key"][layer], state[name][0]["value"][layer]
+            assert key.dtype is value.dtype is torch.float32
+            for got, whole, kept in ((key, k, reference.int8_keys(k)), (value, v, reference.int8_values(v))):
+                step = kept.abs().amax(-1, keepdim=True).clamp(min=1e-9) / 127 if got is key else None
+                # Numbers half way between two steps may go either way.
+                assert float((got - kept).norm() / kept.norm()) < 5e-4
+                if step is not None:
+                    assert bool(((got - whole).abs() <= 0.502 * step + 1e-6).all())
+    again = ops.ContextCache(
+        layers=2, heads=2, head_dim=head_dim, capacity=dict(cache.spec.capacity), dtype=torch.int8, kernels="native")
+    again.load_state_dict(state)
+    for name, (chunk,) in again.state_dict().items():
+        assert torch.equal(chunk["key"], state[name][0]["key"]) and torch.equal(chunk["value"], state[name][0]["value"])
+    norm, rope = norm_for(31, head_dim, generator), rope_for(31, head_dim, generator)
+    q, k, v = tokens_for(31, 2, head_dim, generator, strided=False)
+    call = dict(norm=norm, rope=rope, distances={"reference": 48.0, "sink": 32.0, "motion": 16.0})
+    assert torch.equal(ops.attend(cache, 1, q, k, v, **call), ops.attend(again, 1, q, k, v, **call))
+
+
+def test_int8_attention_keeps_its_bound_for_any_numbers(linear_isa):
+    """Logits are off by at most half a step of the key times the query's sum of magnitudes, and the other way round;
+    weights by half of 1/255 of their panel's largest; values by half a step."""
+    generator = fresh_generator()
+    tokens, heads, head_dim = 40, 2, 64
+    cache, content = make_cache("native", generator, heads=heads, rows=(64, 100, 130), layers=1, dtype=torch.int8)
+    norm, rope = norm_for(tokens, head_dim, generator), rope_for(tokens, head_dim, generator)
+    q, k, v = tokens_for(tokens, heads, head_dim, generator, strided=False)
+    k[3] *= 1e4                 # norms take the size of keys away, but not their outliers
+    k[5, :, 7] = 300.0
+    v[9, 1, 3] = 500.0          # takes its channel's resolution
+    v[11] = 0.0
+    out = ops.attend(cache, 0, q, k, v, norm=norm, rope=rope, distances={"reference": 3.0, "sink": 2.0, "motion": 1.0})
+    own = reference.normalize_rotate(k.double(), norm.k_weight.double(), norm.bounds, rope)
+    names = ("reference", "sink", "motion")
+    keys = [content[n][0][0] for n in names] + [own]
+    values = [content[n][0][1] for n in names] + [v.double()]
+    wanted, _ = truth(q, keys, values, norm, rope, [3.0, 2.0, 1.0, 0.0])
+    base = reference.normalize_rotate(q.double(), norm.q_weight.double(), norm.bounds, rope)
+    logit_error, spread, value_step = [], [], []
+    for key, value in zip(keys, values):
+        magnitude = base.unflatten(-1, (-1, 2)).norm(dim=-1).repeat_interleave(2, -1)    # whatever the turn
+        step_q, step_k = magnitude.amax(-1) / 127, key.abs().amax(-1) / 127
+        error = step_k.T[:, None] / 2 * magnitude.sum(-1).T[..., None] + step_q.T[..., None] / 2 * key.abs().sum(-1).T[:, None]
+        error = error + head_dim / 4 * step_q.T[..., None] * step_k.T[:, None]
+        logit_error.append(error.amax(-1) / head_dim ** 0.5)                             # (H, T)
+        value_step.append(value.abs().amax(0) / 127)
+        spread.append(value.abs().amax(0))
+    size = torch.stack(spread).amax(0)                                                   # (H, D)
+    worst = torch.stack(logit_error).amax(0)
+    # Weights change by a factor within exp(+-worst) of each other; rounding adds 64 halves of 1/255 a panel at most.
+    bound = (2 * worst).expm1().T[..., None] * size + torch.stack(value_step).amax(0) / 2 + 64 / 255 * size
+    assert bool(((out - wanted).abs() <= bound).all())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_what_is_not_finite_shows(linear_isa, dtype, bad):
+    generator = fresh_generator()
+    tokens = 70
+    norm, rope = norm_for(tokens, 64, generator), rope_for(tokens, 64, generator)
+    cache = ops.ContextCache(layers=1, heads=2, head_dim=64, capacity={"motion": 80}, dtype=dtype, kernels="native")
+    q, k, v = tokens_for(tokens, 2, 64, generator, strided=False)
+    call = dict(norm=norm, rope=rope, distances={})
+    clean = ops.attend(cache, 0, q, k, v, **call)
+    assert bool(torch.isfinite(clean).all())
+    for place in (q, k, v):
+        broken = [x.clone() for x in (q, k, v)]
+        broken[[q is place, k is place, v is place].index(True)][13, 1, 5] = bad
+        out = ops.attend(cache, 0, *broken, **call)
+        assert torch.equal(out[:, 0], clean[:, 0])                  # the other head
+        if place is q:
+            assert not bool(torch.isfinite(out[13, 1]).any())
+            out[13, 1] = clean[13, 1]
+            assert torch.equal(out, clean)
+        elif place is k:
+            assert not bool(torch.isfinite(out[:, 1]).any())
+        else:
+            assert not bool(torch.isfinite(out[:, 1, 5]).any())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_a_row_of_attention_depends_on_itself_alone(linear_isa, dtype):
+    """Also where its logits grow from panel to panel, so that sums are rescaled."""
+    generator = fresh_generator()
+    cache = ops.ContextCache(layers=1, heads=2, head_dim=64, capacity={"motion": 300}, dtype=dtype, kernels="native")
+    norm, rope = norm_for(300, 64, generator), rope_for(300, 64, generator)
+    _, k, v = tokens_for(300, 2, 64, generator, strided=False)
+    ops.append(cache, 0, "motion", k, v, norm=norm, rope=rope)
+    cache.commit("motion")
+    q = torch.randn(100, 2, 64, generator=generator)
+    context = cache._store._context
+    keys = cache.state_dict()["motion"][0]["key"][0]
+    q[17] = keys[290] * 40                                          # finds its key late
+
+    def attend(queries):
+        out = torch.full(queries.shape, torch.nan)
+        none = (0, 0, 0)
+        context.attend(0, len(queries), (queries.data_ptr(), 128, 64), none, none, 0, 0, [0], 1e-6, 0, [(0, 0, 0)],
+                       None, out.data_ptr())
+        return out
+
+    whole = attend(q)
+    assert bool(torch.isfinite(whole).all())
+    for first, count in ((0, 1), (17, 1), (99, 1), (10, 30), (47, 50)):
+        assert torch.equal(attend(q[first: first + count].contiguous()), whole[first: first + count])
+    order = torch.randperm(100, generator=generator)
+    assert torch.equal(attend(q[order].contiguous()), whole[order])
+
+
 def test_turning_the_query_equals_turning_the_keys():
     generator = fresh_generator()
     q, keys, values, norm, rope = random_problem(generator, 40, 2, 64, [50, 60])
@@ -171,8 +309,8 @@ def test_a_ring_of_chunks_is_attended_at_its_ages():
         assert relative_error(out, outs[0].double()) < 2 * LIMIT
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bytes_do_not_depend_on_threads(isa, dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_bytes_do_not_depend_on_threads(linear_isa, dtype):
     generator = fresh_generator()
     cache, _ = make_cache("native", generator, dtype=dtype)
     norm, rope = norm_for(272, 64, generator), rope_for(272, 64, generator)

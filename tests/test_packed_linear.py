@@ -231,6 +231,18 @@ def test_it_pays_where_the_machine_has_narrow_products(linear_isa):
     assert ops.PackedLinear.pays("int8") == (linear_isa not in ("generic", "avx2", "avx512"))
 
 
+def test_an_engine_takes_what_pays(linear_isa):
+    from streamchar_rt.config import EngineConfig
+    from streamchar_rt.engine import _dtype
+
+    fastest = {"amx": "bf16", "avx512_bf16": "int8", "avx512_vnni": "int8"}
+    assert _dtype(EngineConfig()) == fastest.get(linear_isa, "fp32")
+    assert _dtype(EngineConfig(kernels="reference")) == "fp32"
+    for dtype in ("fp32", "bf16", "int8"):
+        assert _dtype(EngineConfig(dtype=dtype)) == dtype
+    assert ops.ContextCache.int8_pays() == (linear_isa in ("avx512_vnni", "avx512_bf16"))
+
+
 def test_bad_calls_are_typed_errors():
     weight, bias = layer(fresh_generator(), 8, 6)
     packed = ops.PackedLinear(weight, bias)

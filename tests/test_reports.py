@@ -155,6 +155,20 @@ def test_the_short_clips_page(rng, tmp_path):
     check_self_contained(page_of(summary, records, tmp_path, {"model": "m", "machine": "x", "command": "c"}).html())
 
 
+def test_a_trend_is_told_from_chance(rng):
+    """Streams of different levels that all rise alike, with noise; its own error is what many trials scatter by."""
+    from tools.evaluate.long_report import trend
+
+    slope, levels = rng.uniform(-0.02, 0.02), rng.uniform(0, 0.3, 4)
+    found = trend([level + slope * np.arange(count) for level, count in zip(levels, (5, 3, 5, 2))])
+    assert found == pytest.approx((slope, 0), abs=1e-9)
+    noisy = lambda: trend([level + slope * np.arange(5) + rng.normal(0, 0.03, 5) for level in levels])
+    trials = np.array([noisy() for _ in range(400)])
+    assert trials[:, 0].mean() == pytest.approx(slope, abs=0.0015)
+    assert np.sqrt(np.square(trials[:, 1]).mean()) == pytest.approx(trials[:, 0].std(), rel=0.2)
+    assert np.isnan(trend([[0.1, 0.2]])).all() and np.isnan(trend([[0.1], [0.2]])).all()
+
+
 def test_the_long_horizon_page(tmp_path):
     from tools.evaluate.long_horizon import settings_of, variant_name
     from tools.evaluate.long_report import page_of, summarize
@@ -180,6 +194,7 @@ def test_the_long_horizon_page(tmp_path):
     assert summary["sink"]["drift_change"] == pytest.approx(0.01)
     assert summary["sink"]["per"] == pytest.approx(30 / 400) and summary["sink"]["sync"]["offset"] == 0
     assert summary["sink"]["per_change"] == pytest.approx(20 / 400)
+    assert summary["sink"]["wer_trend"]["a_minute"] == pytest.approx(0.1)
     assert summary["sink"]["dropped"] == 2 and summary["sink"]["runtime"] == {"dropped": 0, "repeated": 2}
     json.dumps(summary)
     settings = {"transcripts": 2, "minutes": 2, "seed": 0, "model": "m", "machine": "x", "words": [300, 310]}

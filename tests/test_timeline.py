@@ -49,3 +49,18 @@ def test_every_phone_has_a_viseme():
     for name, unit in PHONE_ID.items():
         assert viseme_of(unit) == PHONE_TO_VISEME[name] > 0
     assert viseme_of(END) == viseme_of(PAUSE_SHORT) == 0
+
+
+def test_the_plan_beyond_the_chunk_makes_the_estimate_better(units):
+    """What is foreseen of a word counts; what is not is estimated, and nothing else changes."""
+    places = [0, 0, 0, 0, 0, 1, 1, 1]
+    plain, foreseeing = (Timeline(step=10, carry=(0, 0)) for _ in range(2))
+    without = plain.advance(0, places, units.__getitem__)
+    found = foreseeing.advance(0, places, units.__getitem__, ahead=[1, 1, 2, 2, 2, 2, 2, 3])
+    assert [(w.begin_pts, w.end_pts) for w in found.words] == [(70, 70 + 50 + 50)]
+    assert (found.visemes, found.reached) == (without.visemes, without.reached) and plain.carry == foreseeing.carry
+    other = Timeline(step=10, carry=(0, 0)).advance(0, places, units.__getitem__, ahead=[1, 2])
+    assert [(w.begin_pts, w.end_pts) for w in other.words] == [(70, 70 + 40 + 40)]  # "ay" is longer than it is seen
+    # A word that begins behind the chunk is not told yet.
+    later = Timeline(step=10, carry=(0, 0)).advance(0, [0] * 8, units.__getitem__, ahead=[0, 1, 1, 2])
+    assert later.words == () and later.reached == ()

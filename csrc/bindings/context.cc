@@ -19,13 +19,15 @@ using SegmentTuple = std::tuple<std::string, int, int, int, bool>;
 // (segment, age, shift address or 0)
 using ReadTuple = std::tuple<int, int, Address>;
 
-std::unique_ptr<CpuContext> make(int layers, int heads, int head_dim, bool bf16,
+std::unique_ptr<CpuContext> make(int layers, int heads, int head_dim, const std::string& storage,
                                  const std::vector<SegmentTuple>& segments) {
   std::vector<SegmentSpec> specs;
   for (const auto& [name, capacity, chunks, history, ring] : segments) {
     specs.push_back({name, capacity, chunks, history, ring, 0});
   }
-  const KvType type = bf16 ? KvType::kBFloat16 : KvType::kFloat32;
+  const KvType type = storage == "int8"       ? KvType::kInt8
+                      : storage == "bfloat16" ? KvType::kBFloat16
+                                              : KvType::kFloat32;
   return std::make_unique<CpuContext>(ContextShape{layers, heads, head_dim, type}, std::move(specs));
 }
 

@@ -6,7 +6,7 @@ namespace streamchar {
 namespace {
 
 int64_t layer_bytes(const ContextShape& shape, int capacity) {
-  return PanelLayout{shape.heads, shape.head_dim, capacity}.layer_elements() * element_bytes(shape.type);
+  return PanelLayout{shape.heads, shape.head_dim, capacity}.layer_bytes(shape.type);
 }
 
 CacheSpec with_sizes(const ContextShape& shape, std::vector<SegmentSpec> segments) {
@@ -59,15 +59,17 @@ void CpuContext::attend(int layer, const ContextTokens& tokens, std::span<const 
     segments.push_back({layer_data(slot, read.segment, layer), cache_.spec().segments[read.segment].capacity,
                         slot.rows, read.shift});
   }
-  PanelSegment own{nullptr, tokens.tokens, tokens.tokens, nullptr};
-  if (store) {
-    own.data = layer_data(cache_.stage(*store, layer, tokens.tokens), *store, layer);
-    own.capacity = cache_.spec().segments[*store].capacity;
-  } else {
-    own.data = own_panels(tokens.tokens);
+  if (tokens.k.data) {
+    PanelSegment own{nullptr, tokens.tokens, tokens.tokens, nullptr};
+    if (store) {
+      own.data = layer_data(cache_.stage(*store, layer, tokens.tokens), *store, layer);
+      own.capacity = cache_.spec().segments[*store].capacity;
+    } else {
+      own.data = own_panels(tokens.tokens);
+    }
+    write(tokens, static_cast<std::byte*>(const_cast<void*>(own.data)), own.capacity);
+    segments.push_back(own);
   }
-  write(tokens, static_cast<std::byte*>(const_cast<void*>(own.data)), own.capacity);
-  segments.push_back(own);
   segment_attention_cpu({.tokens = tokens.tokens,
                          .heads = shape_.heads,
                          .head_dim = shape_.head_dim,

@@ -33,7 +33,7 @@ struct ContextRead {
 struct ContextTokens {
   int tokens;
   TokenView q;  // data null where only keys and values are given
-  TokenView k;
+  TokenView k;  // data null where only queries are given: they attend to the chunks read alone
   TokenView v;
   HeadNorm q_norm;
   HeadNorm k_norm;

@@ -59,8 +59,7 @@ sc_status sc_panels_bytes(int32_t heads, int32_t head_dim, int32_t capacity, int
     check_heads(heads, head_dim);
     check_range("capacity", capacity, 1, kMaxCount);
     const KvType type = kv_type(storage);
-    const int64_t elements = PanelLayout{heads, head_dim, capacity}.layer_elements();
-    *check_pointer("bytes", bytes) = static_cast<uint64_t>(elements * element_bytes(type));
+    *check_pointer("bytes", bytes) = static_cast<uint64_t>(PanelLayout{heads, head_dim, capacity}.layer_bytes(type));
   });
 }
 

@@ -57,7 +57,7 @@ Plan make_plan(const sc_context_params* given) {
     const SegmentSpec& spec = plan.segments.emplace_back(segment_spec(params.segments[i], i));
     const PanelLayout layout{params.heads, params.head_dim, spec.capacity};
     const int slots = spec.retained() + (spec.ring ? 1 : 0);
-    total += static_cast<unsigned __int128>(layout.layer_elements()) * element_bytes(plan.shape.type) *
+    total += static_cast<unsigned __int128>(layout.layer_bytes(plan.shape.type)) *
              static_cast<unsigned>(params.layers) * static_cast<unsigned>(slots);
   }
   if (total > SIZE_MAX / 2) fail(SC_E_HOST_MEMORY, "no machine has the memory planned", "smaller sizes");

@@ -99,6 +99,9 @@ def _kernels(report: Report) -> None:
 
     facts = ops.kernels_in_use()
     report.facts["kernels"] = facts
+    if facts["native"]:
+        fast = [storage for storage in ("bf16", "int8") if ops.PackedLinear.pays(storage)]
+        facts["fast products"] = ["fp32", *fast]
     if not facts["native"]:
         report.advice.append(f"the native kernels are missing, torch stands in: {facts['reason']}; reinstall the package")
     elif os.environ.get("STREAMCHAR_KERNELS") == "reference":
@@ -163,6 +166,7 @@ def _speed(report: Report, model: str) -> None:
     try:
         with Engine.load(model) as engine:
             timings = engine.warmup()
+            report.facts["kernels"] |= {"transformer": engine.dtype, "pictures": engine.picture_dtype}
     except StreamCharError as error:
         report.problems.append(str(error))
         return

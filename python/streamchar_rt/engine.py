@@ -78,7 +78,8 @@ class Engine:
         try:
             models = pipeline.Models.from_parts(
                 bundle.manifest, bundle.tensors(), threads=threads, kernels=config.kernels,
-                storage=_storage(config), picture_dtype=_picture_dtype(config), placement=_placement(config),
+                storage=_storage(config), picture_dtype=_picture_dtype(config),
+                packed_pictures=_packed_pictures(config), placement=_placement(config),
             )
             pronouncer = Pronouncer(
                 Lexicon.load(bundle.path(LEXICON)), LetterToSound.load(bundle.path(LETTER_TO_SOUND))
@@ -107,6 +108,7 @@ class Engine:
         self.models = models
         self.threads = threads
         self.dtype: str = _dtype(config)  # of the transformer's weights: what "auto" came to
+        self.picture_dtype: str = _picture_name(config)  # of the video decoder's
         self.default_steps: int = bundle.steps
         self.session_bytes = _plan(bundle, config, 1)["session"]
         self._pronouncer = pronouncer
@@ -455,13 +457,15 @@ def _element_bytes(config: EngineConfig) -> int:
 
 
 def _storage(config: EngineConfig) -> Any:
-    """How the denoiser's weights are kept: None for float32. "auto" packs them where that is faster."""
+    """How the denoiser's weights are kept: None for float32. "auto" packs them where that is faster: as bfloat16 with
+    AMX, as int8 with AVX-512 VNNI alone."""
     from .ops import PackedLinear
 
     if _on_cuda(config):
         return None
     if config.dtype == "auto":
-        return "bf16" if config.kernels != "reference" and PackedLinear.pays("bf16") else None
+        pays = [] if config.kernels == "reference" else [storage for storage in _PACKED if PackedLinear.pays(storage)]
+        return pays[0] if pays else None
     return config.dtype if config.dtype in _PACKED else None
 
 
@@ -479,3 +483,17 @@ def _picture_dtype(config: EngineConfig) -> Any:
 
     narrow = _storage(config) is not None and PackedLinear.pays("bf16")
     return torch.bfloat16 if narrow else torch.float32
+
+
+def _packed_pictures(config: EngineConfig) -> bool:
+    """int8 convolutions where they are the fastest: without AMX."""
+    from .ops import PackedConv, PackedLinear
+
+    wanted = config.dtype in ("auto", "int8") and config.kernels != "reference" and not _on_cuda(config)
+    return wanted and PackedConv.pays() and not PackedLinear.pays("bf16")
+
+
+def _picture_name(config: EngineConfig) -> str:
+    if _on_cuda(config):
+        return _dtype(config)
+    return "int8" if _packed_pictures(config) else {2: "bf16", 4: "fp32"}[_picture_dtype(config).itemsize]

@@ -30,7 +30,7 @@ def finish_chunk(live: Live, job: Job, raw: RawChunk) -> tuple[Chunk, list[Event
     """The chunk, and what happens in it. Moves the stream's clock on."""
     stream, info, offset = job.stream, live.info, live.offset
     before = stream.timeline.place
-    plan = stream.timeline.advance(stream.pts, raw.places, stream.speech.unit_at)
+    plan = stream.timeline.advance(stream.pts, raw.places, stream.speech.unit_at, raw.ahead)
     arrival = stream.speech.arrived(stream.pts, before, stream.timeline.place, plan.reached)
     events: list[Event] = []
     stalled = _stalled_seconds(stream, bool(plan.reached), info.chunk_seconds)

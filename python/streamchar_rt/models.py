@@ -1,7 +1,7 @@
 """The networks of a bundle, ready to run, and what a character is to them."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from .batching import Batching
-from .codecs.video import MotionCode, ReferenceEncoder, VideoDecoder
+from .codecs.packed_video import PackedVideoDecoder
+from .codecs.video import MotionCode, ReferenceEncoder, VideoDecoder, to_straight
 from .codecs.vocoder import Vocoder
 from .denoiser.context import CachedDenoiser
 from .denoiser.dit import JointDiT
@@ -60,8 +61,9 @@ class Models:
     def __init__(self, *, orchestrator: Orchestrator, condition: ConditionEncoder, dit: JointDiT, vocoder: Vocoder,
                  reference_encoder: ReferenceEncoder, video_decoder: VideoDecoder, latent_mean: torch.Tensor,
                  latent_std: torch.Tensor, default_steps: int = 4,
-                 picture_dtype: torch.dtype = torch.float32, threads: int = 1, kernels: str = "auto",
-                 storage: Storage | None = None, fps: Fraction | int = 25, placement: Placement | None = None):
+                 picture_dtype: torch.dtype = torch.float32, packed_pictures: bool = False, threads: int = 1,
+                 kernels: str = "auto", storage: Storage | None = None, fps: Fraction | int = 25,
+                 placement: Placement | None = None):
         self.device = torch.device("cpu" if placement is None else placement.device)
         freeze = lambda m: m.eval().requires_grad_(False)
         dtype = {} if placement else {"dtype": picture_dtype}
@@ -73,6 +75,7 @@ class Models:
         else:
             self.denoiser, self.chain = ResidentDenoiser(freeze(dit), kernels), ResidentChain(self, placement)
         self.reference_encoder, self.video_decoder = picture(reference_encoder), picture(video_decoder)
+        self.packed_decoder = PackedVideoDecoder(self.video_decoder) if packed_pictures else None
         self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1).to(self.device)
         self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1).to(self.device)
         self.movement = MotionCode().to(self.device)    # in float32, whatever the decoder's type
@@ -84,13 +87,14 @@ class Models:
 
     @classmethod
     def from_parts(cls, manifest: Mapping, tensors: Mapping[str, torch.Tensor], *,
-                   picture_dtype: torch.dtype = torch.float32, threads: int = 1, kernels: str = "auto",
-                   storage: Storage | None = None, placement: Placement | None = None) -> "Models":
+                   picture_dtype: torch.dtype = torch.float32, packed_pictures: bool = False, threads: int = 1,
+                   kernels: str = "auto", storage: Storage | None = None,
+                   placement: Placement | None = None) -> "Models":
         """From a bundle's manifest and tensors; raises KeyError or RuntimeError where they do not fit together.
 
-        ``picture_dtype``: of the reference encoder and the video decoder. ``threads``: lanes. ``storage``: pack the
-        denoiser's weights as "bf16" or "int8"; its blocks can then only be run through it. None of them with a
-        ``placement``.
+        ``picture_dtype``: of the reference encoder and the video decoder. ``packed_pictures``: pack the video decoder's
+        weights as int8; it can then only be run through ``draw``. ``threads``: lanes. ``storage``: pack the denoiser's
+        weights as "bf16" or "int8"; its blocks can then only be run through it. None of them with a ``placement``.
         """
         config = manifest["model"]
         nets = build_nets(config) if placement is None else empty_nets(config, placement.device, placement.dtype)
@@ -98,8 +102,19 @@ class Models:
             own = {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(name + ".")}
             net.load_state_dict(own if placement else {k: v.float() for k, v in own.items()})
         return cls(**nets, latent_mean=tensors["latent.mean"], latent_std=tensors["latent.std"],
-                   default_steps=int(config.get("steps", 4)), picture_dtype=picture_dtype, threads=threads,
-                   kernels=kernels, storage=storage, fps=frame_rate(manifest), placement=placement)
+                   default_steps=int(config.get("steps", 4)), picture_dtype=picture_dtype,
+                   packed_pictures=packed_pictures, threads=threads, kernels=kernels, storage=storage,
+                   fps=frame_rate(manifest), placement=placement)
+
+    def draw(self, latents: torch.Tensor, previous: torch.Tensor, character: CharacterFeatures,
+             between: Callable[[], None] = lambda: None) -> torch.Tensor:
+        """Frames, uint8 (4B, H, W, 4) with straight alpha, of latents (B, C, h, w) in the decoder's scale and those
+        before them; ``between``: called a few times on the way, and may raise to stop it."""
+        if self.packed_decoder is not None:
+            return self.packed_decoder(latents, previous, character.picture, character.features, between)
+        both = (x.to(self.picture_dtype) for x in (latents, previous))
+        decoded = self.video_decoder(*both, character.picture, character.features, between)
+        return to_straight(decoded.frames.flatten(0, 1))
 
     def drawn_latents(self, latents: torch.Tensor, previous: torch.Tensor | None) -> list[torch.Tensor]:
         """The denoiser's latents (1, N, C, h, w) in the decoder's scale, (1, C, h, w) each, whose movement goes on

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from .ops._device_store import DeviceStore
 from .ops._native import native
 from .ops._native_store import NativeStore
+from .ops.packed_conv import PackedConv
 from .ops.packed_linear import PackedLinear
 
 _PACKAGE = __package__ + "."
@@ -81,7 +82,7 @@ class Recorder(TorchDispatchMode):
             def call(*args, **kwargs):
                 if self._inside or threading.get_ident() != self._thread:
                     return function(*args, **kwargs)
-                label = "packed_linear" if name == "__call__" else name
+                label = _LABELS.get(type(args[0]), name) if args else name
                 self._inside = True
                 try:
                     flops, traffic, kind = cost(*args, **kwargs)
@@ -195,17 +196,24 @@ _COMPOSITE: dict[str, Callable[..., int]] = {
 
 
 # ---------------------------------------------------------------- native ops
+_LABELS = {PackedLinear: "packed_linear", PackedConv: "packed_conv"}    # of what is called
+
+
 def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]]]]:
     """(owner, name, cost) of what goes past torch's dispatcher; cost gives flops, bytes and kind."""
     for store in (NativeStore, DeviceStore):
         yield store, "attend", _attend_cost
         yield store, "append", _append_cost
     yield PackedLinear, "__call__", _packed_cost
+    yield PackedConv, "__call__", _conv_cost
     if native is not None:
         rows = lambda reads: lambda batch, tokens, width, *rest: (0, 4 * (reads + 1) * batch * tokens * width, "fp32")
         yield native, "adaln_modulate", rows(1)
         yield native, "gated_residual", rows(2)
         yield native, "istft_overlap_add", _istft_cost
+        pixels = lambda numbers: lambda frames, height, width, *rest: (0, numbers * frames * height * width, "fp32")
+        yield native, "picture_warp", pixels(4 * (64 + 64 + 10))
+        yield native, "picture_blend", pixels(4 * (80 + 64) + 64)
 
 
 def _attend_cost(store, layer, q, k, v, norm, rope, reads, keep, out) -> tuple[int, int, str]:
@@ -213,8 +221,12 @@ def _attend_cost(store, layer, q, k, v, norm, rope, reads, keep, out) -> tuple[i
     tokens, width = q.shape[0], spec.heads * spec.head_dim
     rows = sum(_rows_read(store, read) for read in reads)
     moved = 4 * tokens * q.element_size() + 2 * (tokens + rows) * spec.dtype.itemsize
-    multiplies_bf16 = spec.dtype is torch.bfloat16 and (q.is_cuda or native.amx())
-    return 4 * tokens * (tokens + rows) * width, moved * width, "bf16" if multiplies_bf16 else "fp32"
+    kind = "fp32"
+    if spec.dtype is torch.bfloat16 and (q.is_cuda or native.amx()):
+        kind = "bf16"
+    if spec.dtype is torch.int8 and PackedLinear.pays("int8"):
+        kind = "int8"
+    return 4 * tokens * (tokens + rows) * width, moved * width, kind
 
 
 def _rows_read(store, read) -> int:
@@ -233,6 +245,14 @@ def _packed_cost(layer, x, *, residual=None, **rest) -> tuple[int, int, str]:
     moved = rows * (layer.in_features + layer.out_features * (2 if residual is not None else 1))
     kind = layer.storage if layer.pays(layer.storage) else "fp32"
     return 2 * rows * layer.in_features * layer.out_features, layer.nbytes + 4 * moved, kind
+
+
+def _conv_cost(layer, inputs, *, added=None, **rest) -> tuple[int, int, str]:
+    places = prod((inputs if isinstance(inputs, torch.Tensor) else inputs[0]).shape[:3])
+    outputs = layer.channels * layer.frames * layer.shuffle**2
+    moved = places * (layer.in_channels + outputs * (2 if added is not None else 1))
+    kind = "int8" if PackedLinear.pays("int8") else "fp32"
+    return 2 * places * layer.in_channels * layer.size**2 * outputs, layer.nbytes + 4 * moved, kind
 
 
 def _istft_cost(batch, count, size, hop, *rest) -> tuple[int, int, str]:

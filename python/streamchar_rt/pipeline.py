@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 
 from . import ops
 from .codecs import mel as mel_codec
-from .codecs.video import to_straight
 from .codecs.vocoder import VocoderState
 from .denoiser import noise as random
 from .denoiser.context import MOTION, SINK
@@ -34,6 +34,7 @@ class RawChunk:
     elapsed: np.ndarray                # int64 (half-frames,): half-frames since that unit began
     confidence: float                  # mean probability of the chosen alignment
     timings: dict[str, float] = field(default_factory=dict)      # ms
+    ahead: Sequence[int] = ()          # places of the half-frames planned behind the chunk, which the next one may change
 
 
 class _Stopped(Exception):
@@ -165,7 +166,8 @@ def _advance(models: Models, run: _Run, timings: dict[str, float]) -> RawChunk:
     state.pointer = plan.first + int(path[-1])
     state.units.forget_before(state.pointer - 2 * models.orchestrator.config.window_before)
     state.chunk_index += 1
-    return RawChunk(run.samples, run.frames, plan.first + path, elapsed, plan.confidence, dict(timings))
+    return RawChunk(run.samples, run.frames, plan.first + path, elapsed, plan.confidence, dict(timings),
+                    plan.first + plan.path[slots:])
 
 
 def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
@@ -186,7 +188,7 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
     last latent as it was drawn, (1, C, h, w) in the decoder's scale."""
     drawn = models.drawn_latents(latents, state.previous_latent)
     before = drawn[0] if state.previous_latent is None else state.previous_latent
-    both = [latent.to(models.picture_dtype) for latent in (before, *drawn)]
+    both = [before, *drawn]
 
     def go_on() -> None:
         if stopped():
@@ -195,12 +197,13 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
     def decode(i: int) -> torch.Tensor | None:
         try:
             go_on()
-            decoded = models.video_decoder(both[i], both[i - 1], state.character.picture, state.character.features, go_on)
-            return to_straight(decoded.frames[0])
+            return models.draw(both[i], both[i - 1], state.character, go_on)
         except _Stopped:
             return None
 
-    pieces = models.lanes.map(decode, range(1, len(both)))
+    # Where each core has a lane, kernels have no use for threads of their own.
+    with ops.threads(1) if models.packed_decoder is not None and models.lanes.count > 1 else nullcontext():
+        pieces = models.lanes.map(decode, range(1, len(both)))
     if any(piece is None for piece in pieces):
         return None, drawn[-1]
     return torch.cat(pieces)[models.denoiser.layout.unseen:].numpy(), drawn[-1]

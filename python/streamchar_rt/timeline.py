@@ -86,19 +86,23 @@ class Timeline:
         """Units before this one are not asked for any more."""
         return min(self.place, *self.carry)
 
-    def advance(self, pts: int, places: Sequence[int], unit_at: Callable[[int], SpokenUnit]) -> TimelineChunk:
+    def advance(
+        self, pts: int, places: Sequence[int], unit_at: Callable[[int], SpokenUnit], ahead: Sequence[int] = ()
+    ) -> TimelineChunk:
         """Words, visemes and reached places of the chunk that begins at ``pts``.
 
         Args:
             places: the unit's place for every half-frame of the chunk's plan.
             unit_at: what stands at a place.
+            ahead: how the plan goes on. The next chunk may say otherwise, so it only makes estimates better.
         """
         window = [*self.carry, *np.asarray(places).tolist()]
         count = len(places)  # half-frames of the chunk; what follows is known but sounds later
         runs = _runs(window)
         self._learn_phone_length(runs, len(window), unit_at)
+        foreseen = [*window, *np.asarray(ahead, np.int64).tolist()]
         result = TimelineChunk(
-            tuple(self._words(pts, runs, count, len(window), unit_at)),
+            tuple(self._words(pts, _runs(foreseen), count, len(foreseen), unit_at)),
             tuple(self._visemes(pts, window[:count], unit_at)),
             tuple(
                 Reached(run.place, pts + run.begin * self.step)

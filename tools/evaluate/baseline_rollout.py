@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from streamchar_rt.codecs.mel import MEAN, N_MELS, SILENCE, STD, denormalize
-from streamchar_rt.codecs.video import to_straight
 from streamchar_rt.denoiser.dit import Style, Window, patchify
 from streamchar_rt.models import CharacterFeatures, Models
 from streamchar_rt.orchestrator.units import END
@@ -132,7 +131,6 @@ def pictures_of(models: Models, character: CharacterFeatures, chunks: list[Pair]
     previous, frames = None, []
     for video, _ in chunks:
         for latent in models.drawn_latents(models.denoiser.unpatchify(video.float()), previous):
-            both = (x.to(models.picture_dtype) for x in (latent, latent if previous is None else previous))
-            frames.append(to_straight(models.video_decoder(*both, character.picture, character.features).frames[0]))
+            frames.append(models.draw(latent, latent if previous is None else previous, character))
             previous = latent
     return torch.cat(frames).numpy()

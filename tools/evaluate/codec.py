@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from streamchar_rt.codecs.video import FRAMES, VideoEncoder
+from streamchar_rt.codecs.packed_video import PackedVideoDecoder
+from streamchar_rt.codecs.video import FRAMES, VideoDecoder, VideoEncoder
 from streamchar_rt.codecs.vocoder import Vocoder
 from streamchar_rt.pipeline import Models
 
@@ -62,7 +63,7 @@ def temporal_jumps(estimate: torch.Tensor, truth: torch.Tensor) -> tuple[float, 
 class VideoNets(NamedTuple):
     encoder: nn.Module
     reference: nn.Module
-    decoder: nn.Module
+    decoder: nn.Module | PackedFrames
 
     @torch.inference_mode()
     def roundtrip(self, frames: torch.Tensor, poses: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
@@ -74,6 +75,18 @@ class VideoNets(NamedTuple):
         features = self.reference(picture[None])
         decoded = [self.decoder(z[None], p[None], picture[None], features)[0][0] for z, p in zip(latents, before)]
         return torch.cat(decoded).clamp(0, 1)
+
+
+class PackedFrames:
+    """The runtime's int8 decoder, in the place of a ``VideoDecoder``."""
+
+    def __init__(self, decoder: VideoDecoder) -> None:
+        self.draw = PackedVideoDecoder(decoder)
+
+    def __call__(self, latents: torch.Tensor, *rest: Any) -> tuple[torch.Tensor]:
+        straight = self.draw(latents, *rest).permute(0, 3, 1, 2).float() / 255
+        frames = torch.cat([straight[:, :3] * straight[:, 3:], straight[:, 3:]], 1)
+        return (frames.unflatten(0, (len(latents), FRAMES)),)
 
 
 @dataclass
@@ -209,6 +222,7 @@ def main() -> None:
     source.add_argument("--bundle", help="a shipped model's name or a bundle's folder")
     source.add_argument("--codec", type=Path, help="checkpoint folder of tools.train.video_codec (or .vocoder)")
     parser.add_argument("--encoder", type=Path, default=ENCODER_FILE, help="the bundle's video encoder, which it does not hold")
+    parser.add_argument("--int8", action="store_true", help="decode pictures with the runtime's int8 kernels")
     parser.add_argument("--vocoder", action="store_true", help="measure the vocoder instead")
     parser.add_argument("--identities", type=int, default=16)
     parser.add_argument("--frames", type=int, default=32, help="a clip, a multiple of 4")
@@ -236,6 +250,8 @@ def main() -> None:
         from tools.train.pictures import HELD_OUT
 
         nets = open_video(args.bundle, args.encoder) if args.bundle else open_codec(args.codec)
+        if args.int8:
+            nets = nets._replace(decoder=PackedFrames(nets.decoder))
         totals, samples = Totals(), []
         for i in range(args.identities):
             truth, poses, picture, boxes = performance(HELD_OUT[i], i, args.frames)

@@ -200,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for kind, row in summary.items():
         print(f"{kind}: WER {row['wer']:.2%}, phone errors {row['per']:.2%}, sync confidence "
               f"{row['sync']['confidence']:.3f} at {row['sync']['offset']:+d}; WER of the last minute less the first "
-              f"{100 * row['wer_change']:+.2f} points; drift {row['distance']:.4f}, change "
+              f"{100 * row['wer_change']:+.2f} points (trend {100 * row['wer_trend']['a_minute']:+.2f} ± "
+              f"{100 * row['wer_trend']['standard_error']:.2f} a minute); drift {row['distance']:.4f}, change "
               f"{row['drift_change']:+.4f}; {row['dropped']} dropped, {row['repeated']} "
               f"repeated of {row['words']} words; seams: picture {row['frame_seam']:.2f}, "
               f"sound {row['sound_seam']:.2f}")

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,8 @@ def _summary(rows: Sequence[dict]) -> dict[str, Any]:
         "per_change": mean([b["phone_errors"] / max(1, b["phones"]) - a["phone_errors"] / max(1, a["phones"])
                             for a, b in first_last]),
         "drift_change": mean([b["distance"] - a["distance"] for a, b in first_last]),
+        "wer_trend": trend([[rate(m) for m in r["minutes"]] for r in rows])._asdict(),
+        "per_trend": trend([[m["phone_errors"] / max(1, m["phones"]) for m in r["minutes"]] for r in rows])._asdict(),
         "dropped": sum(len(r["dropped"]) for r in rows), "repeated": sum(len(r["repeated"]) for r in rows),
         "end_time": {"words": sum(t["words"] for t in told),
                      **{name: over(name) for name in ("median", "absolute_median", "within_100_ms")}},
@@ -57,6 +59,27 @@ def _summary(rows: Sequence[dict]) -> dict[str, Any]:
         out["runtime"] = {name: sum(len(r["runtime"][name]) for r in rows) for name in ("dropped", "repeated")}
         out["real_time_factor"] = float(np.median([r["real_time_factor"] for r in rows]))
     return out
+
+
+class Trend(NamedTuple):
+    a_minute: float
+    standard_error: float
+
+
+def trend(streams: Sequence[Sequence[float]]) -> Trend:
+    """How a figure changes from minute to minute: one line's slope, least squares, with a level for each stream.
+
+    One minute's words say little (a hundred words more or less hard move its error rate by several points), so the
+    first and the last minute alone tell no trend from chance. NaN where there are too few minutes.
+    """
+    at = [np.arange(len(s)) - (len(s) - 1) / 2 for s in streams]
+    values = [np.asarray(s, np.float64) - np.mean(s) for s in streams]
+    x, y = np.concatenate(at), np.concatenate(values)
+    spread, free = float(x @ x), len(x) - len(streams) - 1
+    if free < 1 or spread == 0:
+        return Trend(float("nan"), float("nan"))
+    slope = float(x @ y) / spread
+    return Trend(slope, float(np.sqrt(np.square(y - slope * x).sum() / free / spread)))
 
 
 def _share(rows: Sequence[dict], part: str, whole: str) -> float:
@@ -95,8 +118,10 @@ def page_of(summary: dict[str, dict], records: dict[str, dict], folder: Path, se
         row("words", lambda s: s["words"]),
         row("word error rate, %", lambda s: 100 * s["wer"]),
         row("the same, last minute less first, points", lambda s: 100 * s["wer_change"]),
+        row("the same, trend, points a minute ± standard error", lambda s: _trend(s["wer_trend"])),
         row("phone error rate (second judge), %", lambda s: 100 * s["per"]),
         row("the same, last minute less first, points", lambda s: 100 * s["per_change"]),
+        row("the same, trend, points a minute ± standard error", lambda s: _trend(s["per_trend"])),
         row("sync expert: offset, frames", lambda s: s["sync"]["offset"]),
         row("sync expert: confidence", lambda s: s["sync"]["confidence"]),
         row("drift meter: distance", lambda s: s["distance"]),
@@ -105,6 +130,8 @@ def page_of(summary: dict[str, dict], records: dict[str, dict], folder: Path, se
         row("movement, 1/255", lambda s: s["movement"]),
         row("words dropped, as heard", lambda s: s["dropped"]),
         row("words repeated, as heard", lambda s: s["repeated"]),
+        row("dropped, as heard, of 1000 words", lambda s: 1000 * s["dropped"] / max(1, s["words"])),
+        row("repeated, as heard, of 1000 words", lambda s: 1000 * s["repeated"] / max(1, s["words"])),
         row("words dropped, as the runtime tells", told("dropped")),
         row("words repeated, as the runtime tells", told("repeated")),
         row("word ends: told less heard, median ms", lambda s: 1000 * s["end_time"]["median"]),
@@ -146,6 +173,10 @@ def page_of(summary: dict[str, dict], records: dict[str, dict], folder: Path, se
         page.text("Heard nothing for: " + (", ".join(record["dropped"]) or "none"))
         page.text("Heard twice: " + (", ".join(record["repeated"]) or "none"))
     return page
+
+
+def _trend(found: dict[str, float]) -> str:
+    return f"{100 * found['a_minute']:+.2f} ± {100 * found['standard_error']:.2f}"
 
 
 def _number(minute: dict[str, Any], name: str) -> float:

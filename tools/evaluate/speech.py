@@ -17,6 +17,7 @@ import numpy as np
 from streamchar_rt import Engine
 from tools.evaluate.phone_judge import PhoneErrors, PhoneJudge, load_judge, phone_errors, phones_of, rate_of
 from tools.evaluate.recognise import Recogniser
+from tools.evaluate.sound_only import sound_only
 from tools.evaluate.wer import evaluate
 from tools.studio.sentences import evaluation_sentences
 from tools.studio.speech import VOICE_NAMES, synthesize
@@ -25,7 +26,7 @@ from tools.studio.speech import VOICE_NAMES, synthesize
 def speak(engine: Engine, voice: str, text: str, *, seed: int = 0, steps: int | None = None) -> np.ndarray:
     """The product's speech for a text, float32 samples at 16 kHz: a fresh session says it as one turn."""
     character = engine.character(engine.characters()[0], voice=voice)
-    with engine.session(character, seed=seed, steps=steps) as session:
+    with sound_only(), engine.session(character, seed=seed, steps=steps) as session:
         session.say(text)
         return np.concatenate([chunk.audio.copy() for chunk in session.turn()])
 

@@ -5,6 +5,7 @@
 // where a row's maximum has grown by more than 2^8 since they were last.
 #include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/exp2_cubic.h"
 #include "kernels/cpu/token_row.h"
 
 namespace streamchar::amx {
@@ -29,18 +30,6 @@ struct BlockState {
 
 SC_INLINE void store_bf16(uint16_t* p, __m512 low, __m512 high) {
   _mm512_storeu_si512(p, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
-}
-
-// Relative error 8e-5. Stays at 2^-100 below: negligible, and far from denormals, which are slow.
-SC_INLINE __m512 exp2_cubic(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-100.0f));
-  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 f = _mm512_sub_ps(x, n);
-  __m512 p = _mm512_set1_ps(5.5171584e-2f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4261112e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9326098e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9992807e-1f));
-  return _mm512_scalef_ps(p, n);
 }
 
 // Logits of one or two tiles of rows and 32 keys.

@@ -1,8 +1,11 @@
 // segment_attention of one block of query rows, for the instruction set of this translation unit.
 //
-// Per panel of 64 keys: logits of all rows, running softmax, weighted values, each in register tiles of
-// kTileRows rows. One pass touches either the panel's keys or its values (16 KB at head_dim 64), so with the
-// rows' own state it stays in the first-level cache.
+// For each panel of 64 keys, a register tile of kTileRows rows at a time: logits, running softmax, weighted values.
+// Between two uses of a panel's keys lie one tile of rows and the panel's values, 37 KB at head_dim 64, so both stay in
+// the first-level cache whatever the number of rows.
+//
+// The running sums are relative to a maximum that follows the true one only where a row has grown by more than 2^8:
+// weights stay far from overflow, and hardly any panel needs the sums rescaled.
 // Queries are scaled by log2(e) / sqrt(head_dim) beforehand, so the softmax works in powers of two.
 #pragma once
 
@@ -15,6 +18,7 @@ namespace streamchar::SC_ISA {
 static constexpr float kLog2E = 1.4426950408889634f;
 static constexpr float kLn2 = 0.6931471805599453f;
 static constexpr float kNoMaximum = -1e30f;
+static constexpr float kGrowth = 8.0f;  // log2 of what weights may exceed 1 by
 
 // Running state of a block's rows. A row's denominator is kept per lane and summed up at the end.
 template <int kDim>
@@ -22,23 +26,24 @@ struct BlockState {
   alignas(64) float base[kBlockRows][kDim];    // scaled queries at their local positions
   alignas(64) float moved[kBlockRows][kDim];   // ... shifted for the segment at hand
   alignas(64) float sum[kBlockRows][kDim];     // weighted values so far
-  alignas(64) float logits[kBlockRows][kPanelTokens];  // of the panel at hand; then weights
   alignas(64) float denominator[kBlockRows][kLanes];
-  alignas(64) float maximum[kBlockRows];
-  alignas(64) float factor[kBlockRows];        // that the sums so far are multiplied by
+  float maximum[kBlockRows];                   // that weights and sums are relative to
 };
 
-// logits[r][j] = dot(q[r], key j) for kVectors vectors of keys from lane `first` of a panel.
+// logits[r][j] = dot(q[r], key j) for kVectors vectors of keys from lane `first` of a panel. Meanwhile kDim lines from
+// `ahead` on come nearer.
 template <int kDim, int kRows, int kVectors>
-SC_INLINE void logits_tile(const float (*q)[kDim], const float* keys, int first, float (*logits)[kPanelTokens]) {
+SC_OWN_REGISTERS void logits_tile(const float (*q)[kDim], const float* keys, int first, const char* ahead,
+                                  float (*logits)[kPanelTokens]) {
   Vec sum[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     for (int c = 0; c < kVectors; ++c) sum[r][c] = broadcast(0.0f);
   }
   const float* key = keys + first;
-  for (int d = 0; d < kDim; ++d, key += kPanelTokens) {
+  for (int d = 0; d < kDim; ++d, key += kPanelTokens, ahead += 64) {
+    __builtin_prefetch(ahead, 0, 2);
     Vec k[kVectors];
-    for (int c = 0; c < kVectors; ++c) k[c] = load(key + c * kLanes);
+    for (int c = 0; c < kVectors; ++c) k[c] = in_register(load(key + c * kLanes));
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const Vec x = broadcast(q[r][d]);
@@ -52,62 +57,58 @@ SC_INLINE void logits_tile(const float (*q)[kDim], const float* keys, int first,
 }
 
 template <int kDim, int kRows>
-SC_INLINE void logits_panel(const float (*q)[kDim], const float* keys, int vectors, float (*logits)[kPanelTokens]) {
+SC_INLINE void logits_panel(const float (*q)[kDim], const float* keys, int vectors, const char* ahead,
+                            float (*logits)[kPanelTokens]) {
   int done = 0;
   for (; done + kTileVectors <= vectors; done += kTileVectors) {
-    logits_tile<kDim, kRows, kTileVectors>(q, keys, done * kLanes, logits);
+    logits_tile<kDim, kRows, kTileVectors>(q, keys, done * kLanes, ahead, logits);
   }
   if constexpr (kTileVectors > 2) {
-    if (vectors - done == 3) return logits_tile<kDim, kRows, 3>(q, keys, done * kLanes, logits);
-    if (vectors - done == 2) return logits_tile<kDim, kRows, 2>(q, keys, done * kLanes, logits);
+    if (vectors - done == 3) return logits_tile<kDim, kRows, 3>(q, keys, done * kLanes, ahead, logits);
+    if (vectors - done == 2) return logits_tile<kDim, kRows, 2>(q, keys, done * kLanes, ahead, logits);
   }
-  if (vectors - done == 1) logits_tile<kDim, kRows, 1>(q, keys, done * kLanes, logits);
+  if (vectors - done == 1) logits_tile<kDim, kRows, 1>(q, keys, done * kLanes, ahead, logits);
 }
 
-// Turns the logits of `count` keys into weights, and brings maxima and denominators up to date.
+// Turns a row's logits of `count` keys into weights, and brings maximum, denominator and sums up to date.
 template <int kDim>
-SC_INLINE void softmax_panel(BlockState<kDim>& state, int rows, int count, int vectors) {
-  const int tail = count % kLanes;
-  for (int r = 0; r < rows; ++r) {
-    float* logits = state.logits[r];
-    if (tail) {
-      float* last = logits + (vectors - 1) * kLanes;
-      store(last, keep_first(load(last), tail, -__builtin_inff()));
-    }
-    Vec top = load(logits);
-    for (int c = 1; c < vectors; ++c) top = max(top, load(logits + c * kLanes));
-    const float now = reduce_max(top), before = state.maximum[r];
-    state.maximum[r] = now > before ? now : before;
-    state.factor[r] = before - state.maximum[r];
+SC_INLINE void softmax_row(BlockState<kDim>& state, int r, int count, float* logits) {
+  const int vectors = (count + kLanes - 1) / kLanes, tail = count % kLanes;
+  if (tail) {
+    float* last = logits + (vectors - 1) * kLanes;
+    store(last, keep_first(load(last), tail, kNoMaximum));
   }
-  for (int r = 0; r < rows; r += kLanes) store(state.factor + r, exp2(load(state.factor + r)));
-  for (int r = 0; r < rows; ++r) {
-    float* logits = state.logits[r];
-    const Vec top = broadcast(state.maximum[r]);
-    Vec total = mul(load(state.denominator[r]), broadcast(state.factor[r]));
-    for (int c = 0; c < vectors; ++c) {
-      const Vec weight = exp2(sub(load(logits + c * kLanes), top));
-      store(logits + c * kLanes, weight);
-      total = add(total, weight);
-    }
-    store(state.denominator[r], total);
+  Vec top = load(logits);
+  for (int c = 1; c < vectors; ++c) top = max(top, load(logits + c * kLanes));
+  if (any_above(top, state.maximum[r] + kGrowth)) {
+    const float now = reduce_max(top);
+    const Vec factor = exp2(broadcast(state.maximum[r] - now));
+    state.maximum[r] = now;
+    store(state.denominator[r], mul(factor, load(state.denominator[r])));
+    for (int d = 0; d < kDim; d += kLanes) store(&state.sum[r][d], mul(factor, load(&state.sum[r][d])));
   }
+  const Vec reference = broadcast(state.maximum[r]);
+  Vec total = load(state.denominator[r]);
+  for (int c = 0; c < vectors; ++c) {
+    const Vec weight = exp2(sub(load(logits + c * kLanes), reference));
+    store(logits + c * kLanes, weight);
+    total = add(total, weight);
+  }
+  store(state.denominator[r], total);
 }
 
-// sum[r] = sum[r] * factor[r] + weights[r] . values
+// sum[r] += weights[r] . values
 template <int kDim, int kRows>
-SC_INLINE void values_panel(const float (*weights)[kPanelTokens], const float* values, int count, const float* factor,
-                            float (*sum)[kDim]) {
+SC_OWN_REGISTERS void values_tile(const float (*weights)[kPanelTokens], const float* values, int count, float (*sum)[kDim]) {
   for (int first = 0; first < kDim; first += kTileVectors * kLanes) {
     Vec total[kRows][kTileVectors];
     for (int r = 0; r < kRows; ++r) {
-      const Vec f = broadcast(factor[r]);
-      for (int c = 0; c < kTileVectors; ++c) total[r][c] = mul(f, load(&sum[r][first + c * kLanes]));
+      for (int c = 0; c < kTileVectors; ++c) total[r][c] = load(&sum[r][first + c * kLanes]);
     }
     const float* value = values + first;
     for (int j = 0; j < count; ++j, value += kDim) {
       Vec v[kTileVectors];
-      for (int c = 0; c < kTileVectors; ++c) v[c] = load(value + c * kLanes);
+      for (int c = 0; c < kTileVectors; ++c) v[c] = in_register(load(value + c * kLanes));
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const Vec x = broadcast(weights[r][j]);
@@ -122,15 +123,15 @@ SC_INLINE void values_panel(const float (*weights)[kPanelTokens], const float* v
 }
 
 template <int kDim>
-SC_INLINE void attend_panel(BlockState<kDim>& state, int rows, const float* keys, int count) {
+SC_INLINE void attend_panel(BlockState<kDim>& state, int rows, const float* keys, int count, const char* next) {
   const float* values = keys + kPanelTokens * kDim;
-  const int vectors = (count + kLanes - 1) / kLanes;
   for_each_tile(rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
-    logits_panel<kDim, kRows>(state.moved + row, keys, vectors, state.logits + row);
-  });
-  softmax_panel(state, rows, count, vectors);
-  for_each_tile(rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
-    values_panel<kDim, kRows>(state.logits + row, values, count, state.factor + row, state.sum + row);
+    alignas(64) float logits[kRows][kPanelTokens];
+    logits_panel<kDim, kRows>(state.moved + row, keys, (count + kLanes - 1) / kLanes, next + int64_t{row / kTileRows} * kDim * 64,
+                              logits);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) softmax_row(state, row + r, count, logits[r]);
+    values_tile<kDim, kRows>(logits, values, count, state.sum + row);
   });
 }
 
@@ -156,6 +157,30 @@ SC_INLINE void widen_panel(const uint16_t* block, int count, float* wide) {
   }
 }
 
+// The same of an int8 panel.
+template <int kDim>
+SC_INLINE void widen_panel_int8(const char* panel, int count, float* wide) {
+  constexpr Int8Panel kAt{kDim};
+  const auto* keys = reinterpret_cast<const int8_t*>(panel);
+  const auto* values = keys + kAt.values();
+  const auto* key_steps = reinterpret_cast<const float*>(panel + kAt.key_steps());
+  const auto* value_steps = reinterpret_cast<const float*>(panel + kAt.value_steps());
+  Vec quad[4];
+  for (int d = 0; d < kDim; d += 4) {
+    for (int t = 0; t < count; t += kLanes) {
+      widen_quads(keys + key_offset_int8(t, d), quad);
+      for (int i = 0; i < 4; ++i) store(wide + key_offset_f32(t, d + i), mul(quad[i], load(key_steps + t)));
+    }
+  }
+  float* wide_values = wide + kPanelTokens * kDim;
+  for (int t = 0; t < count; t += 4) {
+    for (int d = 0; d < kDim; d += kLanes) {
+      widen_quads(values + value_offset_int8(t, d, kDim), quad);
+      for (int i = 0; i < 4; ++i) store(wide_values + value_offset_f32(t + i, d, kDim), mul(quad[i], load(value_steps + d)));
+    }
+  }
+}
+
 template <int kDim>
 void attention_block_of(const SegmentAttention& call, int head, int first_row) noexcept {
   BlockState<kDim> state;
@@ -175,14 +200,19 @@ void attention_block_of(const SegmentAttention& call, int head, int first_row) n
     const PanelLayout layout{call.heads, kDim, segment.capacity};
     for (int panel = 0; panel * kPanelTokens < segment.rows; ++panel) {
       const int count = min(kPanelTokens, segment.rows - panel * kPanelTokens);
-      const float* keys;
-      if (call.type == KvType::kFloat32) {
-        keys = static_cast<const float*>(segment.data) + layout.key_block(head, panel);
+      const char* stored = static_cast<const char*>(segment.data) + layout.panel_offset(call.type, head, panel);
+      // A block's tiles bring the panel after this one into the second-level cache, where it is fp32; few layers' keys
+      // are found there.
+      const char* next = stored + layout.panel_bytes(call.type);
+      const float* keys = wide;
+      if (call.type == KvType::kFloat32) keys = reinterpret_cast<const float*>(stored);
+      if (call.type == KvType::kBFloat16) widen_panel<kDim>(reinterpret_cast<const uint16_t*>(stored), count, wide);
+      if (call.type == KvType::kInt8) widen_panel_int8<kDim>(stored, count, wide);
+      if (count == kPanelTokens) {
+        attend_panel(state, rows, keys, kPanelTokens, next);  // loops of known length
       } else {
-        widen_panel<kDim>(static_cast<const uint16_t*>(segment.data) + layout.key_block(head, panel), count, wide);
-        keys = wide;
+        attend_panel(state, rows, keys, count, next);
       }
-      attend_panel(state, rows, keys, count);
     }
   }
 

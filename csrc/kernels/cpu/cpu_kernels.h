@@ -6,7 +6,10 @@
 #include "kernels/gated_residual.h"
 #include "kernels/istft_overlap_add.h"
 #include "kernels/kv_append.h"
+#include "kernels/packed_conv.h"
 #include "kernels/packed_linear.h"
+#include "kernels/picture_blend.h"
+#include "kernels/picture_warp.h"
 #include "kernels/segment_attention.h"
 
 namespace streamchar {
@@ -35,6 +38,29 @@ inline int64_t linear_scratch_bytes(const PackedWeights& weights) {
   return int64_t{kLinearOwnRows + kLinearRows} * weights.padded_inputs * 4;
 }
 
+// Rows of a picture that one work item of packed_conv handles.
+struct ConvBlock {
+  int picture;
+  int first_row;
+  int rows;  // at most kConvRows
+};
+inline constexpr int kConvRows = 8;
+
+using ConvKernel = void (*)(const PackedFilters& filters, const ConvCall& call, const ConvBlock& block,
+                            void* scratch) noexcept;
+
+// Scratch of any ConvKernel: the narrow rows that the block sees, with a rim, and one row as it is before; then widened
+// weights. Elements are of four bytes at most, and vectors may be written beyond an end.
+inline constexpr int kConvSlack = 64;
+inline int64_t conv_narrow_row_elements(const PackedFilters& filters, int width) {
+  return (int64_t{width + 2} * filters.padded_inputs + 2 * kConvSlack - 1) / kConvSlack * kConvSlack;
+}
+inline int64_t conv_wide_floats(const PackedFilters& filters) { return 3 * filters.tile_bytes(); }
+inline int64_t conv_scratch_bytes(const PackedFilters& filters, int width) {
+  return 4 * ((kConvRows + 2) * conv_narrow_row_elements(filters, width) + conv_wide_floats(filters) +
+              int64_t{width} * filters.shape.inputs + kConvSlack);
+}
+
 struct CpuKernels {
   int lanes;  // floats in a vector
   // Attention of query rows [first_row, first_row + kBlockRows) of a head.
@@ -48,6 +74,11 @@ struct CpuKernels {
                           float* pieces) noexcept;
   void (*istft_add)(const IstftOverlapAdd& call, const float* pieces, int batch, int block) noexcept;
   LinearKernel linear_block;
+  ConvKernel conv_block;
+  // Row `row` of places of a frame, see cpu/picture_warp_isa.h.
+  void (*flow_row)(const PictureWarp& call, int frame, int row) noexcept;
+  void (*warp_row)(const PictureWarp& call, int frame, int row) noexcept;
+  void (*blend_row)(const PictureBlend& call, int frame, int row) noexcept;
 };
 
 namespace generic { extern const CpuKernels kKernels; }
@@ -62,8 +93,11 @@ void linear_block(const PackedWeights& weights, const LinearCall& call, const Li
                   void* scratch) noexcept;
 }
 namespace avx512_vnni {  // int8 storage, from CpuIsa::kAvx512Vnni on
+// Like CpuKernels::attention_block, for int8 panels.
+void attention_block(const SegmentAttention& call, int head, int first_row) noexcept;
 void linear_block(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
                   void* scratch) noexcept;
+void conv_block(const PackedFilters& filters, const ConvCall& call, const ConvBlock& block, void* scratch) noexcept;
 }
 namespace avx512_bf16 {  // bf16 storage, from CpuIsa::kAvx512Bf16 on
 void linear_block(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,

@@ -1,8 +1,11 @@
 // Compiled once per instruction set, with its flags and -DSC_ISA=<name>.
 #include "kernels/cpu/attention_isa.h"
+#include "kernels/cpu/conv_isa.h"
 #include "kernels/cpu/istft_isa.h"
 #include "kernels/cpu/kv_append_isa.h"
 #include "kernels/cpu/linear_isa.h"
+#include "kernels/cpu/picture_blend_isa.h"
+#include "kernels/cpu/picture_warp_isa.h"
 #include "kernels/cpu/rows_isa.h"
 
 namespace streamchar::SC_ISA {
@@ -32,6 +35,16 @@ void linear_block(const PackedWeights& weights, const LinearCall& call, const Li
   linear_block_any(weights, call, block, scratch);
 }
 
+void conv_block(const PackedFilters& filters, const ConvCall& call, const ConvBlock& block, void* scratch) noexcept {
+  conv_block_any(filters, call, block, scratch);
+}
+
+void flow_row(const PictureWarp& call, int frame, int row) noexcept { flow_row_any(call, frame, row); }
+
+void warp_row(const PictureWarp& call, int frame, int row) noexcept { warp_row_any(call, frame, row); }
+
+void blend_row(const PictureBlend& call, int frame, int row) noexcept { blend_row_any(call, frame, row); }
+
 }  // namespace
 
 extern const CpuKernels kKernels;
@@ -44,6 +57,10 @@ const CpuKernels kKernels = {
     .istft_transform = istft_transform,
     .istft_add = istft_add,
     .linear_block = linear_block,
+    .conv_block = conv_block,
+    .flow_row = flow_row,
+    .warp_row = warp_row,
+    .blend_row = blend_row,
 };
 
 }  // namespace streamchar::SC_ISA

@@ -3,6 +3,7 @@
 
 #include "kernels/bfloat16.h"
 #include "kernels/cpu/token_row.h"
+#include "kernels/int8_step.h"
 #include "kernels/kv_append.h"
 
 namespace streamchar::SC_ISA {
@@ -47,6 +48,60 @@ SC_INLINE void append_bf16(const KvAppend& call, const float (*keys)[kDim], int 
   }
 }
 
+SC_INLINE uint32_t magnitude_bits(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return bits & 0x7FFFFFFFu;
+}
+
+// A key that is not finite makes its panel's values NaN: weights are whole numbers, and could not carry it.
+template <int kDim>
+SC_INLINE void append_int8(const KvAppend& call, const float (*keys)[kDim], int head, int first, int count,
+                           char* panel) {
+  constexpr Int8Panel kAt{kDim};
+  auto* key_steps = reinterpret_cast<float*>(panel + kAt.key_steps());
+  auto* key_offsets = reinterpret_cast<int32_t*>(panel + kAt.key_offsets());
+  alignas(64) uint8_t narrow[kPanelTokens][kDim];
+  bool finite = true;
+  for (int t = 0; t < kPanelTokens; ++t) {
+    uint32_t largest = 0, sum = 0;
+    for (int d = 0; d < kDim; ++d) largest = magnitude_bits(keys[t][d]) > largest ? magnitude_bits(keys[t][d]) : largest;
+    const float step = int8_step(largest), inverse = int8_inverse(step);
+    for (int d = 0; d < kDim; ++d) {
+      const uint32_t number = int8_number(keys[t][d], inverse);
+      narrow[t][d] = static_cast<uint8_t>(number);
+      sum += number;
+    }
+    key_steps[t] = step;
+    key_offsets[t] = static_cast<int32_t>(0u - 128u * sum);
+    finite = finite && step == step;
+  }
+  // Four channels of one token are one word, so the block is a transposed matrix of words.
+  transpose_panel<kDim / 4>(reinterpret_cast<const float (*)[kDim / 4]>(narrow), reinterpret_cast<float*>(panel));
+
+  uint32_t largest[kDim] = {};
+  for (int t = 0; t < count; ++t) {
+    const float* v = call.v.row(first + t, head);
+    for (int d = 0; d < kDim; ++d) largest[d] = magnitude_bits(v[d]) > largest[d] ? magnitude_bits(v[d]) : largest[d];
+  }
+  auto* steps = reinterpret_cast<float*>(panel + kAt.value_steps());
+  float inverse[kDim];
+  for (int d = 0; d < kDim; ++d) {
+    const float step = int8_step(largest[d]);
+    inverse[d] = int8_inverse(step);
+    steps[d] = finite ? step : __builtin_nanf("");
+  }
+  auto* word = reinterpret_cast<uint32_t*>(panel + kAt.values());
+  for (int t = 0; t < kPanelTokens; t += 4, word += kDim) {
+    uint32_t words[kDim] = {};
+    for (int i = 0; i < 4 && t + i < count; ++i) {
+      const float* v = call.v.row(first + t + i, head);
+      for (int d = 0; d < kDim; ++d) words[d] |= (int8_number(v[d], inverse[d]) & 0xFFu) << 8 * i;
+    }
+    __builtin_memcpy(word, words, sizeof words);
+  }
+}
+
 template <int kDim>
 void append_panel_of(const KvAppend& call, int head, int panel) noexcept {
   const PanelLayout layout{call.heads, kDim, call.capacity};
@@ -56,11 +111,14 @@ void append_panel_of(const KvAppend& call, int head, int panel) noexcept {
     ready_token<kDim>(call.k, call.norm, call.rope, first + t, head, 1.0f, keys[t]);
   }
   for (int t = count; t < kPanelTokens; ++t) __builtin_memset(keys[t], 0, sizeof keys[t]);
-  const int64_t block = layout.key_block(head, panel);
-  if (call.type == KvType::kFloat32) {
-    append_f32<kDim>(call, keys, head, first, count, static_cast<float*>(call.panels) + block);
-  } else {
-    append_bf16<kDim>(call, keys, head, first, count, static_cast<uint16_t*>(call.panels) + block);
+  char* target = static_cast<char*>(call.panels) + layout.panel_offset(call.type, head, panel);
+  switch (call.type) {
+    case KvType::kFloat32:
+      return append_f32<kDim>(call, keys, head, first, count, reinterpret_cast<float*>(target));
+    case KvType::kBFloat16:
+      return append_bf16<kDim>(call, keys, head, first, count, reinterpret_cast<uint16_t*>(target));
+    case KvType::kInt8:
+      return append_int8<kDim>(call, keys, head, first, count, target);
   }
 }
 

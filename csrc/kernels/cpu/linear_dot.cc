@@ -9,9 +9,10 @@ namespace {
 #if defined(__AVX512BF16__)
 
 using Sums = __m512;
+constexpr bool kScaled = false;
 SC_INLINE Sums zero() { return _mm512_setzero_ps(); }
-SC_INLINE Sums add_products(Sums sums, __m512i x, __m512i w) {
-  return _mm512_dpbf16_ps(sums, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(w));
+SC_INLINE void add_products(Sums& sums, __m512i x, __m512i w) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(x), "v"(w));
 }
 SC_INLINE __m512 finished(Sums sums, const int32_t*) { return sums; }
 SC_INLINE float narrow_row(const float* x, const PackedWeights& w, char* out) {
@@ -22,9 +23,12 @@ SC_INLINE float narrow_row(const float* x, const PackedWeights& w, char* out) {
 #else
 
 using Sums = __m512i;
+constexpr bool kScaled = true;
 SC_INLINE Sums zero() { return _mm512_setzero_si512(); }
 // The instruction takes one unsigned operand: inputs are 128 too large, which `finished` takes back.
-SC_INLINE Sums add_products(Sums sums, __m512i x, __m512i w) { return _mm512_dpbusd_epi32(sums, x, w); }
+SC_INLINE void add_products(Sums& sums, __m512i x, __m512i w) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(x), "v"(w));
+}
 SC_INLINE __m512 finished(Sums sums, const int32_t* sum128) {
   return _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, _mm512_loadu_si512(sum128)));
 }
@@ -34,32 +38,112 @@ SC_INLINE float narrow_row(const float* x, const PackedWeights& w, char* out) {
 
 #endif
 
-// Outputs of kTiles tiles for kRows rows; x: narrow rows, `words` words of 32 bits each.
+// Words of inputs whose weights, of kLinearTiles tiles, stay in the first-level cache while rows pass by.
+constexpr int kBlockWords = 128;
+
+// Adds to sums[r][...] the products of `words` words of kRows rows with kTiles tiles; sets them where `first`.
+// Every loop over registers is unrolled by name: GCC else keeps a copy of them in memory.
 template <int kRows, int kTiles>
-SC_INLINE void multiply_tiles(const PackedWeights& weights, const LinearCall& call, const int32_t* x, int words,
-                              int row, int tile, const float* scales) {
-  Sums sums[kRows][kTiles];
+SC_INLINE void multiply_tiles(const int32_t* x, int64_t x_stride, const char* data, int64_t tile_bytes, int words,
+                              bool first, Sums (*sums)[kLinearTiles]) {
+  Sums sum[kRows][kTiles];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kTiles; ++c) sums[r][c] = zero();
+#pragma GCC unroll 4
+    for (int c = 0; c < kTiles; ++c) sum[r][c] = first ? zero() : sums[r][c];
   }
-  const char* data = static_cast<const char*>(weights.data) + tile * weights.tile_bytes();
   for (int k = 0; k < words; ++k, data += 64) {
     __m512i w[kTiles];
-    for (int c = 0; c < kTiles; ++c) w[c] = _mm512_load_si512(data + c * weights.tile_bytes());
+#pragma GCC unroll 4
+    for (int c = 0; c < kTiles; ++c) w[c] = _mm512_load_si512(data + c * tile_bytes);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const __m512i value = _mm512_set1_epi32(x[int64_t{r} * words + k]);
+      const __m512i value = _mm512_set1_epi32(x[r * x_stride + k]);
 #pragma GCC unroll 4
-      for (int c = 0; c < kTiles; ++c) sums[r][c] = add_products(sums[r][c], value, w[c]);
+      for (int c = 0; c < kTiles; ++c) add_products(sum[r][c], value, w[c]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kTiles; ++c) {
-      alignas(64) float out[kTileOutputs];
-      const int first = (tile + c) * kTileOutputs;
-      _mm512_store_ps(out, finished(sums[r][c], weights.sum128 + first));
-      finish_outputs(weights, call, row + r, first, kTileOutputs, out, scales[r]);
+#pragma GCC unroll 4
+    for (int c = 0; c < kTiles; ++c) sums[r][c] = sum[r][c];
+  }
+}
+
+// Like gelu_tanh, with an approximate reciprocal put right by one step of Newton's method instead of a division.
+SC_INLINE __m512 gelu_tanh512(__m512 x) {
+  constexpr float kSlope = -2.3022082f;  // -2 sqrt(2 / pi) log2(e)
+  const __m512 inner = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f * kSlope), _mm512_set1_ps(kSlope));
+  const __m512 e = _mm512_min_ps(_mm512_mul_ps(x, inner), _mm512_set1_ps(100.0f));
+  const __m512 below = _mm512_add_ps(exp2({e}).v, _mm512_set1_ps(1.0f));
+  const __m512 near = _mm512_rcp14_ps(below);
+  return _mm512_mul_ps(x, _mm512_mul_ps(near, _mm512_fnmadd_ps(near, below, _mm512_set1_ps(2.0f))));
+}
+
+// Turns the sums of one row into outputs of kTiles tiles from `tile` on.
+template <int kTiles>
+SC_INLINE void finish_row(const PackedWeights& weights, const LinearCall& call, int row, int tile, float row_scale,
+                          const Sums* sums) {
+  const int first = tile * kTileOutputs;
+  float* y = call.y + row * call.y_stride + first;
+  const float* gate = nullptr;
+  const float* residual = nullptr;
+  if (call.gate.data) {
+    gate = call.gate.of(row, call.rows_per_batch) + first;
+    residual = call.residual + row * call.residual_stride + first;
+  }
+  __m512 out[kTiles];
+#pragma GCC unroll 4
+  for (int c = 0; c < kTiles; ++c) {
+    const int n = first + c * kTileOutputs;
+    out[c] = finished(sums[c], weights.sum128 + n);
+    if constexpr (kScaled) {
+      out[c] = _mm512_mul_ps(out[c], _mm512_mul_ps(_mm512_loadu_ps(weights.scale + n), _mm512_set1_ps(row_scale)));
     }
+    out[c] = _mm512_add_ps(out[c], _mm512_loadu_ps(weights.bias + n));
+  }
+  if (call.activation == Activation::kGeluTanh) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kTiles; ++c) out[c] = gelu_tanh512(out[c]);
+  }
+  const int whole = weights.outputs - first;
+  if (whole >= kTiles * kTileOutputs) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kTiles; ++c) {
+      const int at = c * kTileOutputs;
+      if (gate) out[c] = _mm512_fmadd_ps(_mm512_loadu_ps(gate + at), out[c], _mm512_loadu_ps(residual + at));
+      _mm512_storeu_ps(y + at, out[c]);
+    }
+    return;
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < kTiles; ++c) {
+    const int at = c * kTileOutputs, left = whole - at;
+    const auto keep = static_cast<__mmask16>(left >= kTileOutputs ? 0xFFFF : left > 0 ? (1u << left) - 1 : 0);
+    if (gate) {
+      out[c] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(keep, gate + at), out[c],
+                               _mm512_maskz_loadu_ps(keep, residual + at));
+    }
+    _mm512_mask_storeu_ps(y + at, keep, out[c]);
+  }
+}
+
+// All rows of a block, outputs of kTiles tiles. x: narrow rows, `words` words of 32 bits each.
+template <int kTiles>
+SC_INLINE void multiply_group(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
+                              const int32_t* x, int words, int tile, const float* scales) {
+  Sums sums[kLinearRows][kLinearTiles];
+  const char* data = static_cast<const char*>(weights.data) + tile * weights.tile_bytes();
+  for (int k = 0; k < words; k += kBlockWords) {
+    const int count = min(kBlockWords, words - k);
+    for_each_tile(block.rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
+      multiply_tiles<kRows, kTiles>(x + int64_t{row} * words + k, words, data + int64_t{k} * 64, weights.tile_bytes(),
+                                    count, k == 0, sums + row);
+      if (k + count < words) return;
+      for (int r = row; r < row + kRows; ++r) {
+        finish_row<kTiles>(weights, call, block.first_row + r, tile, scales[r], sums[r]);
+      }
+    });
   }
 }
 
@@ -76,14 +160,11 @@ void linear_block(const PackedWeights& weights, const LinearCall& call, const Li
   }
   const int end = block.first_tile + block.tiles;
   for (int tile = block.first_tile; tile < end; tile += kLinearTiles) {
-    for_each_tile(block.rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
-      const int32_t* from = x + int64_t{row} * words;
-      if (end - tile >= kLinearTiles) {
-        multiply_tiles<kRows, kLinearTiles>(weights, call, from, words, block.first_row + row, tile, scales + row);
-      } else {
-        multiply_tiles<kRows, 2>(weights, call, from, words, block.first_row + row, tile, scales + row);
-      }
-    });
+    if (end - tile >= kLinearTiles) {
+      multiply_group<kLinearTiles>(weights, call, block, x, words, tile, scales);
+    } else {
+      multiply_group<2>(weights, call, block, x, words, tile, scales);
+    }
   }
 }
 

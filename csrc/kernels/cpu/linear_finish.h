@@ -86,13 +86,15 @@ struct RowScale {
   float inverse;
 };
 
-SC_INLINE RowScale row_scale(const float* x, int count) {
-  const uint32_t bits = largest_bits(x, count);
+// Of a row whose largest magnitude has these bits.
+SC_INLINE RowScale row_scale_of(uint32_t bits) {
   if (bits >= 0x7F800000u) return {__builtin_nanf(""), 0.0f};
   float largest;
   __builtin_memcpy(&largest, &bits, sizeof largest);
   if (largest < 1e-35f) return {0.0f, 0.0f};  // so that the inverse is finite
   return {largest / 127.0f, 127.0f / largest};
 }
+
+SC_INLINE RowScale row_scale(const float* x, int count) { return row_scale_of(largest_bits(x, count)); }
 
 }  // namespace streamchar::SC_ISA

@@ -41,7 +41,7 @@ SC_INLINE void multiply_rows(const float* x, int64_t x_stride, int inputs, const
   }
   for (int k = 0; k < inputs; ++k, wide += kPanelOutputs) {
     Vec w[kVectors];
-    for (int c = 0; c < kVectors; ++c) w[c] = load(wide + c * kLanes);
+    for (int c = 0; c < kVectors; ++c) w[c] = in_register(load(wide + c * kLanes));
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const Vec value = broadcast(x[r * x_stride + k]);

@@ -11,21 +11,31 @@ struct Normalisation {
   float mean;
 };
 
+// What `add_to(d, sum)` makes of zero for every vector d of the first `whole` channels, in four sums side by side: one
+// alone would wait for its own additions.
+template <typename AddTo>
+SC_INLINE float sum_of(int whole, const AddTo& add_to) {
+  Vec sums[4] = {broadcast(0.0f), broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
+  int d = 0;
+  for (; d + 4 * kLanes <= whole; d += 4 * kLanes) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) sums[i] = add_to(d + i * kLanes, sums[i]);
+  }
+  for (; d < whole; d += kLanes) sums[0] = add_to(d, sums[0]);
+  return reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+}
+
 // Two passes, so that a mean far from zero costs no digits.
 SC_INLINE Normalisation normalisation(const float* x, int width, float eps) {
   const int whole = width - width % kLanes;
-  Vec lanes = broadcast(0.0f);
-  for (int d = 0; d < whole; d += kLanes) lanes = add(lanes, load(x + d));
-  float sum = reduce_add(lanes);
+  float sum = sum_of(whole, [&](int d, Vec sum) __attribute__((always_inline)) { return add(sum, load(x + d)); });
   for (int d = whole; d < width; ++d) sum += x[d];
   const float mean = sum / width;
 
-  lanes = broadcast(0.0f);
-  for (int d = 0; d < whole; d += kLanes) {
+  float squares = sum_of(whole, [&](int d, Vec sum) __attribute__((always_inline)) {
     const Vec centred = sub(load(x + d), broadcast(mean));
-    lanes = fma(centred, centred, lanes);
-  }
-  float squares = reduce_add(lanes);
+    return fma(centred, centred, sum);
+  });
   for (int d = whole; d < width; ++d) squares += (x[d] - mean) * (x[d] - mean);
   const float factor = 1.0f / __builtin_sqrtf(squares / width + eps);
   return {factor, mean};

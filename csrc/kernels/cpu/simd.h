@@ -1,5 +1,5 @@
 // One vector type, `Vec`, for whichever instruction set this translation unit is compiled for.
-// SC_ISA names it: generic, avx2 or avx512. Everything is forced inline (see host_device.h).
+// SC_ISA names it: generic, avx2 or avx512. Functions are forced inline, or static (see host_device.h).
 #pragma once
 
 #include <cstdint>
@@ -13,13 +13,15 @@
 #endif
 
 #define SC_INLINE static inline __attribute__((always_inline))
+// A loop that fills the registers: inlined, it would share them with constants of the code around it.
+#define SC_OWN_REGISTERS static __attribute__((noinline))
 
 namespace streamchar::SC_ISA {
 
 // 2^f on [-1/2, 1/2] from the highest power down: relative error 9e-8, and exactly 1 at 0.
 static constexpr float kExp2[] = {1.3264726447e-3f, 9.6715127502e-3f, 5.5507337463e-2f,
                                   2.4022242083e-1f, 6.9314697760e-1f, 1.0f};
-// Below this exponent exp2 stays at the smallest normal number.
+// Below this exponent exp2 stays at the smallest normal number; of NaN it is NaN, by the order of max's operands.
 static constexpr float kExp2Min = -126.0f;
 
 #if defined(__AVX512F__)
@@ -45,6 +47,7 @@ SC_INLINE Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 SC_INLINE Vec nearest(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 SC_INLINE float reduce_add(Vec a) { return _mm512_reduce_add_ps(a.v); }
 SC_INLINE float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
+SC_INLINE bool any_above(Vec a, float limit) { return _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(limit), _CMP_GT_OQ); }
 
 // Lanes from `count` on become `fill`; 0 <= count < kLanes.
 SC_INLINE Vec keep_first(Vec a, int count, float fill) {
@@ -52,7 +55,7 @@ SC_INLINE Vec keep_first(Vec a, int count, float fill) {
 }
 
 SC_INLINE Vec exp2(Vec a) {
-  const __m512 x = _mm512_max_ps(a.v, _mm512_set1_ps(kExp2Min));
+  const __m512 x = _mm512_max_ps(_mm512_set1_ps(kExp2Min), a.v);
   const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 f = _mm512_sub_ps(x, n);
   __m512 p = _mm512_set1_ps(kExp2[0]);
@@ -150,6 +153,10 @@ SC_INLINE float reduce_max(Vec a) {
   return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
 
+SC_INLINE bool any_above(Vec a, float limit) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(a.v, _mm256_set1_ps(limit), _CMP_GT_OQ)) != 0;
+}
+
 SC_INLINE Vec keep_first(Vec a, int count, float fill) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   const __m256i keep = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane);
@@ -157,7 +164,7 @@ SC_INLINE Vec keep_first(Vec a, int count, float fill) {
 }
 
 SC_INLINE Vec exp2(Vec a) {
-  const __m256 x = _mm256_max_ps(a.v, _mm256_set1_ps(kExp2Min));
+  const __m256 x = _mm256_max_ps(_mm256_set1_ps(kExp2Min), a.v);
   const __m256 n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m256 f = _mm256_sub_ps(x, n);
   __m256 p = _mm256_set1_ps(kExp2[0]);
@@ -223,13 +230,15 @@ SC_INLINE float reduce_max(Vec a) {
   return x > y ? x : y;
 }
 
+SC_INLINE bool any_above(Vec a, float limit) { return reduce_max(a) > limit; }
+
 SC_INLINE Vec keep_first(Vec a, int count, float fill) {
   const Int4 keep = Int4{0, 1, 2, 3} < count;
   return {keep ? a.v : broadcast(fill).v};
 }
 
 SC_INLINE Vec exp2(Vec a) {
-  const Float4 x = max(a, broadcast(kExp2Min)).v;
+  const Float4 x = max(broadcast(kExp2Min), a).v;
   const Float4 n = nearest({x}).v;
   const Vec f = {x - n};
   Vec p = broadcast(kExp2[0]);
@@ -274,6 +283,16 @@ SC_INLINE void transpose_square(const float* in, int in_stride, float* out, int 
   }
 }
 #endif
+
+// The same, but loaded once: compilers like to read an operand again for every product, and loads are scarcer.
+SC_INLINE Vec in_register(Vec a) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(a.v));
+#elif defined(__AVX2__)
+  asm("" : "+x"(a.v));
+#endif
+  return a;
+}
 
 SC_INLINE int min(int a, int b) { return a < b ? a : b; }
 

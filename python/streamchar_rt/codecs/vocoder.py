@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .. import ops
 from .mel import HOP, N_FFT, N_MELS, SAMPLE_RATE
 
 LOOKAHEAD = 2        # frames ahead seen by the first convolution
@@ -105,6 +106,9 @@ class Vocoder(nn.Module):
         count = frames.shape[2]
         if count == 0:
             return frames.new_zeros(len(frames), 0, dtype=torch.float32), state
+        if frames.is_cpu:
+            samples, tail, weight = ops.istft_overlap_add(frames, self.window, self.config.hop, state.tail, state.weight)
+            return samples, VocoderState(state.inputs, state.blocks, tail, weight)
         window, hop, n_fft, rest = self.window, self.config.hop, self.config.n_fft, self.config.rest
         pieces = torch.fft.irfft(frames, n_fft, dim=1) * window[None, :, None]
         size = (1, (count - 1) * hop + n_fft)

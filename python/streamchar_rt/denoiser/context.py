@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from .. import ops
 from .dit import Block, JointDiT, Style, patchify, run_blocks, unpatchify
-from .packed import PackedBlock
+from .packed import PackedBlock, fused_block
 
 REFERENCE, SINK, MOTION = "reference", "sink", "motion"
 
@@ -17,7 +18,7 @@ class CachedDenoiser:
 
     Equal to ``dit.windowed_velocity`` up to rounding: cached keys stand at their chunk's own positions, and the
     kernel rotates the query once for each segment instead. With ``storage`` the blocks' weights are packed, and
-    taken away from ``dit``.
+    taken away from ``dit``; with "int8" keys and values are stored as int8 too, where that is faster.
     """
 
     def __init__(self, dit: JointDiT, kernels: str = "auto", storage: ops.Storage | None = None):
@@ -25,6 +26,8 @@ class CachedDenoiser:
         layout = dit.config.layout
         self.layout = layout
         self.dtype = dit.video_in.weight.dtype
+        int8 = storage == "int8" and kernels != "reference" and ops.ContextCache.int8_pays()
+        self._memory = torch.int8 if int8 else torch.float32     # what keys and values are stored in
         freqs, axes = ops.rope_frequencies(pairs=(layout.time_pairs, layout.space_pairs, layout.space_pairs),
                                            base=layout.rope_base)
         self._distances = {REFERENCE: layout.reference_distance, SINK: layout.sink_distance, MOTION: layout.motion_distance}
@@ -36,7 +39,10 @@ class CachedDenoiser:
         self._norms = {
             layout.chunk_tokens: [ops.QkNorm(stack(b, "q_norm", 2), stack(b, "k_norm", 2), bounds=both) for b in dit.blocks],
             layout.reference_tokens: [ops.QkNorm(stack(b, "q_norm", 1), stack(b, "k_norm", 1), bounds=one) for b in dit.blocks]}
-        self._blocks = [PackedBlock(b, storage) for b in dit.blocks] if storage else list(dit.blocks)
+        if storage:
+            self._blocks = [PackedBlock(b, storage) for b in dit.blocks]
+        else:
+            self._blocks = list(dit.blocks) if kernels == "reference" else [partial(fused_block, b) for b in dit.blocks]
         self._clean = dit.modulations(dit.vector(torch.ones(1), None))
 
     def new_cache(self) -> ops.ContextCache:
@@ -44,7 +50,7 @@ class CachedDenoiser:
         return ops.ContextCache(
             layers=config.depth, heads=config.heads, head_dim=layout.head_dim,
             capacity={REFERENCE: layout.reference_tokens, SINK: layout.chunk_tokens, MOTION: layout.chunk_tokens},
-            ring=MOTION, chunks=1, history=0, dtype=torch.float32, device="cpu", kernels=self.kernels)
+            ring=MOTION, chunks=1, history=0, dtype=self._memory, device="cpu", kernels=self.kernels)
 
     def _attend(self, caches: Sequence[ops.ContextCache], segments: Sequence[str] | None, store: str | None):
         def attend(layer: int, block: Block, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

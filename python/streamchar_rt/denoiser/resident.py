@@ -24,6 +24,7 @@ from ..errors import UnsupportedError
 from ..ops import reference
 from .context import MOTION, REFERENCE, SINK
 from .dit import Block, JointDiT, Style, patchify, run_blocks, unpatchify
+from .packed import fused_block
 
 #: In the order in which they come to life: a stream has the first one, two or three.
 SEGMENTS = (REFERENCE, SINK, MOTION)
@@ -203,7 +204,7 @@ class ResidentDenoiser:
         return v.float(), self.dit.audible_velocity(residual, audio, condition_audio.to(self.dtype), t)
 
     def _run(self, tokens: tuple[Tensor, Tensor], modulation: Tensor, attend: Any) -> tuple[Tensor, Tensor]:
-        return run_blocks((partial(_run_block, block) for block in self.dit.blocks), tokens, modulation, attend)
+        return run_blocks((partial(fused_block, block) for block in self.dit.blocks), tokens, modulation, attend)
 
     def _ready(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return ops.ready_rows(k, v, self._norms[len(k)][layer], self._ropes[len(k)])
@@ -228,21 +229,3 @@ def _norm(block: Block, bounds: tuple[int, ...]) -> ops.QkNorm:
     streams = (block.video, block.audio)[: len(bounds) - 1]
     stack = lambda name: torch.stack([getattr(s, name).detach().float() for s in streams]).contiguous()
     return ops.QkNorm(stack("q_norm"), stack("k_norm"), bounds=bounds)
-
-
-def _run_block(block: Block, layer: int, tokens: tuple[Tensor, Tensor], modulation: Tensor,
-               attend: Any) -> tuple[Tensor, Tensor]:
-    """``Block.forward`` with the layers around the products fused, where native kernels serve them."""
-    streams = [(stream, x, (modulation + stream.table).to(x.dtype).unbind(-2))
-               for stream, x in zip((block.video, block.audio), tokens)]
-    parts = [stream.qkv(ops.adaln_modulate(x, *p[:2])) for stream, x, p in streams if x.shape[1]]
-    projected = (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).unflatten(-1, (3, block.heads, -1))
-    mixed = attend(layer, block, *projected.unbind(2)).flatten(2)
-    result, pieces = [], mixed.split([x.shape[1] for x in tokens], 1)
-    for (stream, x, (_, _, gate, shift, scale, gate_ff)), part in zip(streams, pieces):
-        if x.shape[1]:
-            x = ops.gated_residual(x, gate, stream.out(part))
-            y = F.gelu(stream.expand(ops.adaln_modulate(x, shift, scale)), approximate="tanh")
-            x = ops.gated_residual(x, gate_ff, stream.contract(y))
-        result.append(x)
-    return result[0], result[1]

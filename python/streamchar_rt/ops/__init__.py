@@ -8,12 +8,15 @@ from .functional import native_attention_serves, normalize_rotate, ready_rows, s
 from .machine import kernels_in_use, set_num_threads, threads
 from .modulation import adaln_modulate, gated_residual
 from .norm import QkNorm
+from .packed_conv import PackedConv
 from .packed_linear import PackedLinear, Storage
+from .picture import picture_blend, picture_warp, with_rim
 from .rope import Rope, rope_frequencies
 from .synthesis import istft_overlap_add
 
 __all__ = [
     "ContextCache",
+    "PackedConv",
     "PackedLinear",
     "Storage",
     "QkNorm",
@@ -27,10 +30,13 @@ __all__ = [
     "kernels_in_use",
     "native_attention_serves",
     "normalize_rotate",
+    "picture_blend",
+    "picture_warp",
     "ready_rows",
     "reference",
     "rope_frequencies",
     "segment_attention",
     "set_num_threads",
     "threads",
+    "with_rim",
 ]

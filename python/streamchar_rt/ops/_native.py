@@ -29,11 +29,15 @@ def needs_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
+#: What keys and values may be stored as on a CPU.
+CPU_STORAGE = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
+
+
 def cpu_reason_against(dtype: torch.dtype, head_dim: int) -> str | None:
     """None where the CPU kernels serve this, else why they do not."""
     if native is None:
         return f"the native module is not installed ({load_error})"
-    if dtype not in (torch.float32, torch.bfloat16):
+    if dtype not in CPU_STORAGE:
         return f"no CPU storage in {dtype}"
     if not native.cpu_head_dim_supported(head_dim):
         return f"head_dim {head_dim} is not 64 or 128"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._native import float_rows, native, strided, weight_rows
+from ._native import CPU_STORAGE, float_rows, native, strided, weight_rows
 from ._spec import CacheSpec, Read
 from .norm import QkNorm
 from .rope import Rope
@@ -32,7 +32,7 @@ class NativeStore:
             (name, rows, spec.live_chunks(name), spec.retained_chunks(name) - spec.live_chunks(name), name == spec.ring)
             for name, rows in spec.capacity.items()
         ]
-        context = native.CpuContext(spec.layers, spec.heads, spec.head_dim, spec.dtype is torch.bfloat16, segments)
+        context = native.CpuContext(spec.layers, spec.heads, spec.head_dim, CPU_STORAGE[spec.dtype], segments)
         self._attach(spec, context)
 
     def _attach(self, spec: CacheSpec, context: Any) -> None:
@@ -102,7 +102,8 @@ class NativeStore:
         value = torch.empty_like(key)
         for layer in range(spec.layers):
             self._context.read(i, index, layer, key[layer].data_ptr(), value[layer].data_ptr())
-        return self._context.committed_label(i, index), key.to(spec.dtype), value.to(spec.dtype)
+        label, kept = self._context.committed_label(i, index), spec.exported_dtype
+        return label, key.to(kept), value.to(kept)
 
     def import_chunk(self, segment: str, label: int, keys: Tensor, values: Tensor) -> None:
         for layer in range(self.spec.layers):

@@ -176,5 +176,7 @@ class ReferenceStore:
         return reference.normalize_rotate(k, norm.k_weight, norm.bounds, rope, norm.eps)
 
     def _stage(self, layer: int, segment: str, k: Tensor, v: Tensor) -> None:
-        target = dict(device=self.spec.device, dtype=self.spec.dtype, copy=True)
+        if self.spec.dtype is torch.int8:
+            k, v = reference.int8_keys(k), reference.int8_values(v)
+        target = dict(device=self.spec.device, dtype=self.spec.exported_dtype, copy=True)
         self._segments[segment].staged[layer] = (k.detach().to(**target), v.detach().to(**target))

@@ -38,6 +38,11 @@ class CacheSpec:
     def names(self) -> tuple[str, ...]:
         return tuple(self.capacity)
 
+    @property
+    def exported_dtype(self) -> torch.dtype:
+        """What keys and values leave the cache as: int8 ones with their steps, which makes float32 of them."""
+        return torch.float32 if self.dtype is torch.int8 else self.dtype
+
     def live_chunks(self, segment: str) -> int:
         """How many chunks of the segment attention can see at most."""
         return self.chunks if segment == self.ring else 1

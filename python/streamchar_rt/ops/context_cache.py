@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, StateError, UnsupportedError
 from ._device_store import DeviceStore
-from ._native import cpu_reason_against, cuda_reason_against
+from ._native import cpu_reason_against, cuda_reason_against, native
 from ._native_store import NativeStore
 from ._reference_store import ReferenceStore
 from ._spec import CacheSpec
@@ -41,7 +41,8 @@ class ContextCache:
     Args:
         capacity: tokens per segment (for the ring: per chunk), in attention order.
         ring: the segment that is a ring, or None.
-        dtype: what keys and values are stored in.
+        dtype: what keys and values are stored in: float32, bfloat16, or on a CPU int8, with a step for each key and
+            for each channel of 64 values; queries and weights are then rounded as well. See ``int8_pays``.
         kernels: "native", "reference" (plain torch), or "auto": native where it serves this device and
             dtype, unless the environment has STREAMCHAR_KERNELS=reference.
 
@@ -72,6 +73,11 @@ class ContextCache:
     @property
     def kernels(self) -> Literal["native", "reference"]:
         return "reference" if type(self._store) is ReferenceStore else "native"
+
+    @staticmethod
+    def int8_pays() -> bool:
+        """Whether attention over int8 storage is faster here than over float32: with AVX-512 VNNI and no AMX."""
+        return native is not None and native.isa() in ("avx512_vnni", "avx512_bf16")
 
     def commit(self, segment: str, chunk: int | None = None) -> None:
         """Makes the segment's staging visible as ``chunk`` (default: one after the last).

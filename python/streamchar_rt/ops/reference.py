@@ -57,6 +57,29 @@ def from_storage(stored: Tensor, magnitude: Tensor) -> Tensor:
     return stored.double() * unit[..., None, :, None]
 
 
+PANEL_TOKENS = 64   # whose values share their steps in a CPU's int8 storage
+
+
+def _int8_step(largest: Tensor) -> Tensor:
+    """What int8 numbers count: the largest magnitude / 127 in float32, rounded up to 16 binary digits."""
+    bits = (largest.float() / 127).view(torch.int32)
+    return ((bits + 0xFF) & ~0xFF).view(torch.float32)
+
+
+def _rounded(x: Tensor, step: Tensor) -> Tensor:
+    return (x.float() / step.clamp(min=1e-30)).round().clamp(-127, 127) * step
+
+
+def int8_keys(k: Tensor) -> Tensor:
+    """Ready keys (..., S, H, D) as a CPU's int8 storage keeps them, float32: a step for each key."""
+    return _rounded(k, _int8_step(k.detach().abs().amax(-1, keepdim=True)))
+
+
+def int8_values(v: Tensor) -> Tensor:
+    """Values (S, H, D) likewise: a step for each channel and 64 tokens."""
+    return torch.cat([_rounded(x, _int8_step(x.detach().abs().amax(0, keepdim=True))) for x in v.split(PANEL_TOKENS)])
+
+
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turns the interleaved channel pairs of x (..., D) by a (..., D/2, 2) table of cosine and sine."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
@@ -180,3 +203,58 @@ def istft_overlap_add(
         total = total + F.fold(pieces, shape, (1, size), stride=(1, hop))[:, 0, 0]
         weights = weights + F.fold(squares, shape, (1, size), stride=(1, hop))[0, 0, 0]
     return total[:, :done] / weights[:done].clamp(min=floor), total[:, done:], weights[done:]
+
+
+def conv_parts(outputs: Tensor, frames: int, shuffle: int) -> Tensor:
+    """Outputs (O, ...) in the order of ``pixel_shuffle`` and then frames, as (frames, down, across, channel), flat."""
+    return outputs.unflatten(0, (frames, -1, shuffle, shuffle)).movedim(1, 3).flatten(0, 3)
+
+
+def packed_conv(
+    inputs: Sequence[Tensor], weight: Tensor, bias: Tensor | None, *, silu: bool = False, added: Tensor | None = None,
+    frames: int = 1, shuffle: int = 1,
+) -> Tensor:
+    """Convolution, 1x1 or 3x3 with a rim of zeros, of pictures with channels last.
+
+    Args:
+        inputs: (B, H, W, C) each, concatenated.
+        weight, bias: (O, C in all, size, size) and (O,), as ``torch.nn.Conv2d`` has them.
+        silu: whether the inputs go through SiLU first.
+        added: broadcast to the result, and added to it.
+        frames: the outputs are those of so many pictures, one after another.
+        shuffle: as in ``pixel_shuffle``.
+
+    Returns:
+        (B * frames, H * shuffle, W * shuffle, O / frames / shuffle ** 2).
+    """
+    x = torch.cat(list(inputs), -1).movedim(-1, 1)
+    y = F.conv2d(F.silu(x) if silu else x, weight, bias, padding=weight.shape[-1] // 2)
+    y = F.pixel_shuffle(y, shuffle).unflatten(1, (frames, -1)).flatten(0, 1).movedim(1, -1)
+    return y if added is None else y + added
+
+
+def picture_warp(places: Tensor, motion: Tensor, picture: Tensor, local: float) -> tuple[Tensor, Tensor]:
+    """A reference picture moved by the flow of parts that move rigidly: see ``ops.picture_warp``."""
+    places = F.pixel_shuffle(places.movedim(-1, 1), 2)                                       # (F, P + 2, h, w)
+    height, width = places.shape[-2:]
+    axis = lambda size: torch.linspace(-1, 1, size, dtype=places.dtype, device=places.device)
+    x, y = axis(width).expand(height, width), axis(height)[:, None].expand(height, width)
+    mixed = torch.einsum("bkdi,bkhw->bdihw", motion, places[:, :-2].softmax(1))
+    flow = mixed[:, :, 0] * x + mixed[:, :, 1] * y + mixed[:, :, 2] + local * torch.tanh(places[:, -2:])
+    fine = F.interpolate(flow, scale_factor=4, mode="bilinear", align_corners=False).movedim(1, -1)
+    size = torch.tensor([4 * width, 4 * height], dtype=places.dtype, device=places.device)
+    column, row = torch.arange(4 * width, device=places.device), torch.arange(4 * height, device=places.device)
+    at = torch.stack(torch.meshgrid(column, row, indexing="xy"), -1) + fine                  # pixels
+    warped = F.grid_sample(picture[2:-2, 2:-2].movedim(-1, 0).expand(len(fine), -1, -1, -1), (2 * at + 1) / size - 1,
+                           mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.pixel_unshuffle(warped, 4).movedim(1, -1), flow.movedim(1, -1)
+
+
+def picture_blend(drawn: Tensor, warped: Tensor) -> Tensor:
+    """What was drawn, blended with the warped reference, in uint8 with straight alpha: see ``ops.picture_blend``."""
+    drawn, warped = (F.pixel_shuffle(x.movedim(-1, 1), 4).movedim(1, -1) for x in (drawn, warped))
+    mixed = torch.lerp(drawn[..., :4] + 0.5, warped, torch.sigmoid(drawn[..., 4:]))
+    alpha = mixed[..., 3:].clamp(0.0, 1.0)
+    # Where next to nothing covers a pixel its colour is arbitrary but finite.
+    colour = (mixed[..., :3] / alpha.clamp(min=1 / 255)).clamp(0.0, 1.0)
+    return (torch.cat([colour, alpha], -1).nan_to_num(0.0) * 255 + 0.5).to(torch.uint8)

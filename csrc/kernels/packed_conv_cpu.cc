@@ -1,0 +1,31 @@
+#include <algorithm>
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/thread_pool.h"
+#include "kernels/thread_scratch.h"
+
+namespace streamchar {
+namespace {
+
+ConvKernel kernel() {
+#if defined(SC_X86)
+  if (current_isa() >= CpuIsa::kAvx512Vnni) return avx512_vnni::conv_block;
+#endif
+  return cpu_kernels().conv_block;
+}
+
+}  // namespace
+
+void packed_conv_cpu(const PackedConv& conv, const ConvCall& call) {
+  const PackedFilters& filters = conv.filters();
+  const ConvKernel block = kernel();
+  const int blocks = (call.height + kConvRows - 1) / kConvRows;
+  ThreadPool::global().run(call.batch * blocks, [&](int item) noexcept {
+    const int first = item % blocks * kConvRows;
+    block(filters, call,
+          {.picture = item / blocks, .first_row = first, .rows = std::min(kConvRows, call.height - first)},
+          thread_scratch(Scratch::kItem, conv_scratch_bytes(filters, call.width)));
+  });
+}
+
+}  // namespace streamchar
