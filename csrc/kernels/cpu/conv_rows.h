@@ -14,7 +14,8 @@ struct NarrowRow {
   int32_t zero;
 };
 
-// The rows that a block sees, from the one above it on. kElement: uint8_t, or float for whole numbers less their zero.
+// The rows that a block sees, from the one above it on. kElement: uint8_t; int16_t or float for whole numbers less their
+// zero.
 template <typename kElement>
 struct NarrowRows {
   kElement* data;
@@ -83,7 +84,15 @@ SC_INLINE void put_elements(const float* values, int count, float inverse, int32
   for (int i = 0; i < count; i += kLanes) store(target + i, nearest(mul(load(values + i), broadcast(inverse))));
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(__AVX512F__)
+SC_INLINE void put_elements(const float* values, int count, float inverse, int32_t, int16_t* target) {
+  for (int i = 0; i < count; i += kLanes) {
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(values + i), _mm256_set1_ps(inverse)));
+    const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i), narrow);
+  }
+}
+#elif defined(__AVX512F__)
 SC_INLINE void put_elements(const float* values, int count, float inverse, int32_t zero, uint8_t* target) {
   // A sum may be 256 where both parts were rounded up; it saturates.
   for (int i = 0; i < count; i += kLanes) {
