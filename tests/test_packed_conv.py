@@ -92,6 +92,18 @@ def test_keeps_its_bound(linear_isa, scale, silu):
     assert torch.equal(y[0, :, :, 5], bias[5].double().expand(9, 14))
 
 
+def test_rows_that_begin_between_two_steps(linear_isa):
+    """Zero lies a half step from a step, where a last place decides how the least number is rounded."""
+    generator = fresh_generator()
+    rows = 20_000
+    scale = torch.rand(rows, 1, generator=generator) + 0.5
+    low = -(torch.randint(0, 255, (rows, 1), generator=generator) + 0.5)
+    x = (low + 255 * torch.rand(rows, 8, generator=generator)) * scale
+    x[:, :1], x[:, 1:2] = low * scale, (low + 255) * scale
+    y = ops.PackedConv(torch.eye(8)[:, :, None, None])(x[None, :, None])[0, :, 0]
+    assert bool(((y - x).abs() <= 0.5001 * scale).all())
+
+
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("low,high", [(0, 255), (-127, 128), (-255, 0)])
 def test_sums_of_whole_numbers_are_exact(linear_isa, size, low, high):

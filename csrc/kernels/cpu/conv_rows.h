@@ -11,6 +11,7 @@ namespace streamchar::SC_ISA {
 struct NarrowRow {
   bool inside;
   float scale;
+  float inverse;  // 0 where the scale is 0 or NaN
   int32_t zero;
 };
 
@@ -72,11 +73,13 @@ SC_INLINE RowRange take_row(const float* x, int count, float* values) {
 
 // 255 steps from the least to the largest number.
 SC_INLINE NarrowRow row_steps(const RowRange& range) {
-  if (!(reduce_add(range.probe) == 0.0f)) return {true, __builtin_nanf(""), 0};
+  if (!(reduce_add(range.probe) == 0.0f)) return {true, __builtin_nanf(""), 0.0f, 0};
   const float least = -reduce_max(sub(broadcast(0.0f), range.least));
   const float scale = reduce_max(range.largest) / 255.0f - least / 255.0f;
-  if (!(scale >= 1e-35f)) return {true, 0.0f, 0};  // so that the inverse is finite
-  return {true, scale, static_cast<int32_t>(__builtin_nearbyintf(-least / scale))};
+  if (!(scale >= 1e-35f)) return {true, 0.0f, 0.0f, 0};  // so that the inverse is finite
+  // Rounded as the elements are, so that the least one is not below zero.
+  const float inverse = 1.0f / scale;
+  return {true, scale, inverse, -static_cast<int32_t>(__builtin_nearbyintf(least * inverse))};
 }
 
 // Vectors of elements, which may be written up to a vector beyond the count.
@@ -112,7 +115,7 @@ SC_INLINE void fill(kElement* target, int count, kElement value) {
 template <typename kElement>
 SC_INLINE NarrowRow narrow_row(const PackedFilters& filters, const ConvCall& call, int picture, int y, float* values,
                                kElement* target) {
-  if (y < 0 || y >= call.height) return {false, 0.0f, 0};
+  if (y < 0 || y >= call.height) return {false, 0.0f, 0.0f, 0};
   const int width = call.width, inputs = filters.shape.inputs, padded = filters.padded_inputs;
   const ConvInput& first = call.inputs[0];
   const float* x = first.data + picture * first.picture_stride + int64_t{y} * width * first.channels;
@@ -130,16 +133,15 @@ SC_INLINE NarrowRow narrow_row(const PackedFilters& filters, const ConvCall& cal
   }
   const int count = width * inputs;
   const NarrowRow row = row_steps(call.silu ? take_row<true>(x, count, values) : take_row<false>(x, count, values));
-  const float inverse = row.scale > 0.0f ? 1.0f / row.scale : 0.0f;
   const bool bytes = sizeof(kElement) == 1;
   const kElement rim = bytes ? static_cast<kElement>(row.zero) : kElement{0};
   fill(target, padded, rim);
   kElement* pixels = target + padded;
   if (padded == inputs) {
-    put_elements(values, count, inverse, row.zero, pixels);
+    put_elements(values, count, row.inverse, row.zero, pixels);
   } else {
     for (int p = 0; p < width; ++p) {  // what is written beyond a pixel, the next one overwrites
-      put_elements(values + int64_t{p} * inputs, inputs, inverse, row.zero, pixels + int64_t{p} * padded);
+      put_elements(values + int64_t{p} * inputs, inputs, row.inverse, row.zero, pixels + int64_t{p} * padded);
       fill(pixels + int64_t{p} * padded + inputs, padded - inputs, rim);
     }
   }
