@@ -92,6 +92,18 @@ def test_keeps_its_bound(linear_isa, scale, silu):
     assert torch.equal(y[0, :, :, 5], bias[5].double().expand(9, 14))
 
 
+def test_rows_that_begin_between_two_steps(linear_isa):
+    """Zero lies a half step from a step, where a last place decides how the least number is rounded."""
+    generator = fresh_generator()
+    rows = 20_000
+    scale = torch.rand(rows, 1, generator=generator) + 0.5
+    low = -(torch.randint(0, 255, (rows, 1), generator=generator) + 0.5)
+    x = (low + 255 * torch.rand(rows, 8, generator=generator)) * scale
+    x[:, :1], x[:, 1:2] = low * scale, (low + 255) * scale
+    y = ops.PackedConv(torch.eye(8)[:, :, None, None])(x[None, :, None])[0, :, 0]
+    assert bool(((y - x).abs() <= 0.5001 * scale).all())
+
+
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("low,high", [(0, 255), (-127, 128), (-255, 0)])
 def test_sums_of_whole_numbers_are_exact(linear_isa, size, low, high):
@@ -327,6 +339,17 @@ def test_blend_of_what_is_not_a_number_is_zero(linear_isa):
     assert out[0, 0, 0, 3] == 255 and out[0, 0, 1, 3] == 128    # the reference alone, and what was drawn alone
 
 
+def test_warp_and_blend_write_where_they_are_told():
+    generator = fresh_generator()
+    places, motion = places_of(generator, 1, 3, 2, 8, 4.0)
+    picture = ops.with_rim(torch.rand(24, 16, 4, generator=generator))
+    drawn, whole = torch.randn(1, 6, 4, 80, generator=generator), torch.zeros(3, 24, 16, 4, dtype=torch.uint8)
+    warped, target = ops.picture_warp(places, motion, picture, 6.0)[0], torch.full((1, 6, 4, 64), torch.nan)
+    assert ops.picture_warp(places, motion, picture, 6.0, out=target)[0] is target and torch.equal(target, warped)
+    ops.picture_blend(drawn, warped, out=whole[1:2])
+    assert torch.equal(whole[1:2], ops.picture_blend(drawn, warped)) and not whole[::2].any()
+
+
 def test_bad_pictures_are_typed_errors():
     places, motion, picture = torch.zeros(2, 3, 3, 40), torch.zeros(2, 8, 2, 3), torch.zeros(28, 28, 4)
     drawn, warped = torch.zeros(1, 2, 2, 80), torch.zeros(1, 2, 2, 64)
@@ -337,6 +360,8 @@ def test_bad_pictures_are_typed_errors():
         lambda: ops.picture_warp(places, motion[:1], picture, 6.0),
         lambda: ops.picture_warp(places, motion, picture[2:-2, 2:-2], 6.0),
         lambda: ops.picture_warp(places, motion.double(), picture, 6.0),
+        lambda: ops.picture_warp(places, motion, picture, 6.0, out=torch.empty(2, 6, 6, 63)),
+        lambda: ops.picture_blend(drawn, warped, out=torch.empty(1, 8, 8, 4)),
         lambda: ops.picture_blend(drawn[..., 1:], warped),
         lambda: ops.picture_blend(drawn, warped[:, 1:]),
         lambda: ops.picture_blend(drawn, warped.double()),

@@ -3,8 +3,8 @@
 //
 // Weights are rounded to -127..127 with one scale per output; the inputs of each row of pixels, after SiLU where asked
 // for, to 0..255 with one scale per row at the call: 255 steps from the least to the largest, zero between them
-// included and exact. Products are summed exactly in 32 bits (up to 66000 inputs x taps), so with scale_x the largest
-// of the rows that a place sees
+// included and exact. Products of a filter's row are summed exactly (up to 66000 in 32-bit integers; where a machine has
+// no products of such numbers, up to 518 in float32), so with scale_x the largest of the rows that a place sees
 //   |y - exact| <= scale_x / 2 * sum |w| + scale_w / 2 * sum |x| + taps * scale_x * scale_w / 4, but for rounding.
 // A row that holds an infinity or NaN makes NaN of all that sees it.
 //

@@ -19,11 +19,12 @@ ConvKernel kernel() {
 void packed_conv_cpu(const PackedConv& conv, const ConvCall& call) {
   const PackedFilters& filters = conv.filters();
   const ConvKernel block = kernel();
-  const int blocks = (call.height + kConvRows - 1) / kConvRows;
+  const int rows = call.height >= 2 * kConvRows ? kConvRows : kConvRows / 2;  // some for each thread
+  const int blocks = (call.height + rows - 1) / rows;
   ThreadPool::global().run(call.batch * blocks, [&](int item) noexcept {
-    const int first = item % blocks * kConvRows;
+    const int first = item % blocks * rows;
     block(filters, call,
-          {.picture = item / blocks, .first_row = first, .rows = std::min(kConvRows, call.height - first)},
+          {.picture = item / blocks, .first_row = first, .rows = std::min(rows, call.height - first)},
           thread_scratch(Scratch::kItem, conv_scratch_bytes(filters, call.width)));
   });
 }

@@ -75,7 +75,7 @@ class Models:
         else:
             self.denoiser, self.chain = ResidentDenoiser(freeze(dit), kernels), ResidentChain(self, placement)
         self.reference_encoder, self.video_decoder = picture(reference_encoder), picture(video_decoder)
-        self.packed_decoder = PackedVideoDecoder(self.video_decoder) if packed_pictures else None
+        self.packed_decoder = PackedVideoDecoder(self.video_decoder) if packed_pictures and not placement else None
         self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1).to(self.device)
         self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1).to(self.device)
         self.movement = MotionCode().to(self.device)    # in float32, whatever the decoder's type

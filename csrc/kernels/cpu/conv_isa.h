@@ -1,8 +1,12 @@
-// packed_conv without narrow products, for the instruction set of this translation unit: weights are widened to float32
-// some tiles at a time, and rows are whole numbers in float32, whose sums are exact up to 518 of a filter's row.
+// packed_conv without products of bytes, for the instruction set of this translation unit: with AVX2 in 16 bits. Else
+// weights are widened to float32 some tiles at a time, and rows are whole numbers in float32, whose sums are exact up to
+// 518 of a filter's row.
 #pragma once
 
 #include "kernels/cpu/conv_block.h"
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#include "kernels/cpu/conv_pairs.h"
+#endif
 
 namespace streamchar::SC_ISA {
 
@@ -66,8 +70,13 @@ struct WideProducts {
 
 SC_INLINE void conv_block_any(const PackedFilters& filters, const ConvCall& call, const ConvBlock& block,
                               void* scratch) {
-  WideProducts products{filters, static_cast<float*>(scratch)};
-  conv_block_with(filters, call, block, products, products.wide + conv_wide_floats(filters));
+  auto* wide = static_cast<float*>(scratch);
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  PairProducts products{filters, reinterpret_cast<int16_t*>(wide)};
+#else
+  WideProducts products{filters, wide};
+#endif
+  conv_block_with(filters, call, block, products, wide + conv_wide_floats(filters));
 }
 
 }  // namespace streamchar::SC_ISA

@@ -11,10 +11,12 @@ namespace streamchar::SC_ISA {
 struct NarrowRow {
   bool inside;
   float scale;
+  float inverse;  // 0 where the scale is 0 or NaN
   int32_t zero;
 };
 
-// The rows that a block sees, from the one above it on. kElement: uint8_t, or float for whole numbers less their zero.
+// The rows that a block sees, from the one above it on. kElement: uint8_t; int16_t or float for whole numbers less their
+// zero.
 template <typename kElement>
 struct NarrowRows {
   kElement* data;
@@ -71,11 +73,13 @@ SC_INLINE RowRange take_row(const float* x, int count, float* values) {
 
 // 255 steps from the least to the largest number.
 SC_INLINE NarrowRow row_steps(const RowRange& range) {
-  if (!(reduce_add(range.probe) == 0.0f)) return {true, __builtin_nanf(""), 0};
+  if (!(reduce_add(range.probe) == 0.0f)) return {true, __builtin_nanf(""), 0.0f, 0};
   const float least = -reduce_max(sub(broadcast(0.0f), range.least));
   const float scale = reduce_max(range.largest) / 255.0f - least / 255.0f;
-  if (!(scale >= 1e-35f)) return {true, 0.0f, 0};  // so that the inverse is finite
-  return {true, scale, static_cast<int32_t>(__builtin_nearbyintf(-least / scale))};
+  if (!(scale >= 1e-35f)) return {true, 0.0f, 0.0f, 0};  // so that the inverse is finite
+  // Rounded as the elements are, so that the least one is not below zero.
+  const float inverse = 1.0f / scale;
+  return {true, scale, inverse, -static_cast<int32_t>(__builtin_nearbyintf(least * inverse))};
 }
 
 // Vectors of elements, which may be written up to a vector beyond the count.
@@ -83,7 +87,15 @@ SC_INLINE void put_elements(const float* values, int count, float inverse, int32
   for (int i = 0; i < count; i += kLanes) store(target + i, nearest(mul(load(values + i), broadcast(inverse))));
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(__AVX512F__)
+SC_INLINE void put_elements(const float* values, int count, float inverse, int32_t, int16_t* target) {
+  for (int i = 0; i < count; i += kLanes) {
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(values + i), _mm256_set1_ps(inverse)));
+    const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i), narrow);
+  }
+}
+#elif defined(__AVX512F__)
 SC_INLINE void put_elements(const float* values, int count, float inverse, int32_t zero, uint8_t* target) {
   // A sum may be 256 where both parts were rounded up; it saturates.
   for (int i = 0; i < count; i += kLanes) {
@@ -103,7 +115,7 @@ SC_INLINE void fill(kElement* target, int count, kElement value) {
 template <typename kElement>
 SC_INLINE NarrowRow narrow_row(const PackedFilters& filters, const ConvCall& call, int picture, int y, float* values,
                                kElement* target) {
-  if (y < 0 || y >= call.height) return {false, 0.0f, 0};
+  if (y < 0 || y >= call.height) return {false, 0.0f, 0.0f, 0};
   const int width = call.width, inputs = filters.shape.inputs, padded = filters.padded_inputs;
   const ConvInput& first = call.inputs[0];
   const float* x = first.data + picture * first.picture_stride + int64_t{y} * width * first.channels;
@@ -121,16 +133,15 @@ SC_INLINE NarrowRow narrow_row(const PackedFilters& filters, const ConvCall& cal
   }
   const int count = width * inputs;
   const NarrowRow row = row_steps(call.silu ? take_row<true>(x, count, values) : take_row<false>(x, count, values));
-  const float inverse = row.scale > 0.0f ? 1.0f / row.scale : 0.0f;
   const bool bytes = sizeof(kElement) == 1;
   const kElement rim = bytes ? static_cast<kElement>(row.zero) : kElement{0};
   fill(target, padded, rim);
   kElement* pixels = target + padded;
   if (padded == inputs) {
-    put_elements(values, count, inverse, row.zero, pixels);
+    put_elements(values, count, row.inverse, row.zero, pixels);
   } else {
     for (int p = 0; p < width; ++p) {  // what is written beyond a pixel, the next one overwrites
-      put_elements(values + int64_t{p} * inputs, inputs, inverse, row.zero, pixels + int64_t{p} * padded);
+      put_elements(values + int64_t{p} * inputs, inputs, row.inverse, row.zero, pixels + int64_t{p} * padded);
       fill(pixels + int64_t{p} * padded + inputs, padded - inputs, rim);
     }
   }

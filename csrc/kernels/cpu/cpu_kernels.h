@@ -44,7 +44,7 @@ struct ConvBlock {
   int first_row;
   int rows;  // at most kConvRows
 };
-inline constexpr int kConvRows = 8;
+inline constexpr int kConvRows = 16;
 
 using ConvKernel = void (*)(const PackedFilters& filters, const ConvCall& call, const ConvBlock& block,
                             void* scratch) noexcept;

@@ -79,6 +79,18 @@ SC_INLINE Between between(Vec position, int size) {
   return {first, sub(inside, first)};
 }
 
+// Four pixels by channel.
+SC_INLINE void channels_of(const Pixel (&pixel)[4], Pixel (&channel)[4]) {
+  const Pixel low01 = __builtin_shufflevector(pixel[0], pixel[1], 0, 4, 1, 5);
+  const Pixel low23 = __builtin_shufflevector(pixel[2], pixel[3], 0, 4, 1, 5);
+  const Pixel high01 = __builtin_shufflevector(pixel[0], pixel[1], 2, 6, 3, 7);
+  const Pixel high23 = __builtin_shufflevector(pixel[2], pixel[3], 2, 6, 3, 7);
+  channel[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+  channel[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+  channel[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+  channel[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+}
+
 // One row of places.
 SC_INLINE void warp_row_any(const PictureWarp& call, int frame, int row) {
   const FlowWeights weights;
@@ -122,10 +134,9 @@ SC_INLINE void warp_row_any(const PictureWarp& call, int frame, int row) {
         const Pixel right = __builtin_shufflevector(mixed, mixed, 4, 5, 6, 7);
         pixel[j] = left + part[0][i] * (right - left);
       }
-      for (int c = 0; c < 4; ++c) {
-        const Pixel channel = {pixel[0][c], pixel[1][c], pixel[2][c], pixel[3][c]};
-        __builtin_memcpy(out + c * kPlacePixels + first, &channel, sizeof channel);
-      }
+      Pixel channel[4];
+      channels_of(pixel, channel);
+      for (int c = 0; c < 4; ++c) __builtin_memcpy(out + c * kPlacePixels + first, &channel[c], sizeof(Pixel));
     }
   }
 }

@@ -55,6 +55,7 @@ class PackedVideoDecoder:
         self._parts, self.code = decoder.config.parts, decoder.code
         self._motion, self._steady = decoder.motion, decoder.steady
         self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()    # by the character's picture
+        self._spare: list[_Buffers] = []    # as many as there were calls side by side
         for name in (*weight, "trunk", "middle", "fine"):
             setattr(decoder, name, None)
 
@@ -66,22 +67,41 @@ class PackedVideoDecoder:
         ``latents``, ``previous``: (B, C, h, w), latent n and n-1; ``picture`` and ``features``: as for
         ``VideoDecoder``, of one character; ``between``: called between layers, and may raise to stop it.
         """
-        known = self._of_character(picture, features)
-        x = self.inputs([_channels_last(latents), _channels_last(previous)], added=known.coarse)
+        try:
+            buffers = self._spare.pop()
+        except IndexError:
+            buffers = _Buffers()
+        try:
+            return self._draw(latents, previous, self._of_character(picture, features), between, buffers)
+        finally:
+            self._spare.append(buffers)
+
+    def _draw(self, latents: torch.Tensor, previous: torch.Tensor, known: _Known, between: Callable[[], None],
+              buffers: _Buffers) -> torch.Tensor:
+        batch, _, height, width = latents.shape
+        coarse = buffers.pair("coarse", batch, height, width, self.inputs.channels)
+        middle = buffers.pair("middle", FRAMES * batch, 2 * height, 2 * width, self.split.channels)
+        fine = buffers.pair("fine", 1, 4 * height, 4 * width, self.up.channels)
+        drawn = buffers.of("drawn", 1, 4 * height, 4 * width, self.out.channels)
+        warped = buffers.of("warped", 1, 4 * height, 4 * width, self.warped.in_channels)
+        frames = torch.empty(FRAMES * batch, 16 * height, 16 * width, 4, dtype=torch.uint8)
+
+        x = self.inputs([_channels_last(latents), _channels_last(previous)], added=known.coarse, out=coarse[0])
         for block in self.trunk:
-            x = _residual(block, x, between)
-        x = self.split(x, added=known.middle)                               # (4B, H/8, W/8, b)
-        x = _residual(self.middle, x, between)
+            _residual(block, coarse, between)
+        x = self.split(x, added=known.middle, out=middle[0])
+        _residual(self.middle, middle, between)
         places, motion = self.flow(x, silu=True), self._movement(latents)
         between()
-        pieces = []
         for i in range(len(x)):     # frame by frame, which caches hold
-            warped, _ = picture_warp(places[i: i + 1], motion[i: i + 1], known.picture, LOCAL_FLOW)
-            y = self.up(x[i: i + 1], added=known.fine)                      # (1, H/4, W/4, c)
-            y = _residual(self.fine, self.warped(warped, added=y, out=y), between)
-            pieces.append(picture_blend(self.out(y, silu=True), warped))
+            own = slice(i, i + 1)
+            picture_warp(places[own], motion[own], known.picture, LOCAL_FLOW, out=warped)
+            y = self.up(x[own], added=known.fine, out=fine[0])
+            self.warped(warped, added=y, out=y)
+            _residual(self.fine, fine, between)
+            picture_blend(self.out(y, silu=True, out=drawn), warped, out=frames[own])
             between()
-        return torch.cat(pieces)
+        return frames
 
     def _movement(self, latents: torch.Tensor) -> torch.Tensor:
         """What the parts do, (4B, parts, 2, 3) pixels."""
@@ -98,11 +118,29 @@ class PackedVideoDecoder:
         return known
 
 
-def _residual(block: tuple[PackedConv, PackedConv], x: torch.Tensor, between: Callable[[], None]) -> torch.Tensor:
+class _Buffers:
+    """Tensors that a call leaves to the next one: memory from the system is slow at first touch."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    def of(self, name: str, *shape: int) -> torch.Tensor:
+        """Float32 with any content."""
+        if name not in self._tensors or self._tensors[name].shape != shape:
+            self._tensors[name] = torch.empty(shape)
+        return self._tensors[name]
+
+    def pair(self, name: str, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.of(name, *shape), self.of(f"{name}, inside", *shape)
+
+
+def _residual(block: tuple[PackedConv, PackedConv], pair: tuple[torch.Tensor, torch.Tensor],
+              between: Callable[[], None]) -> None:
+    """The first tensor of the pair becomes the block's result; the second one is for what is inside."""
+    x, inside = pair
     first, second = block
-    x = second(first(x, silu=True), silu=True, added=x, out=x)
+    second(first(x, silu=True, out=inside), silu=True, added=x, out=x)
     between()
-    return x
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,9 @@ from ._native import native, needs_gradient
 _PLACE = 4  # pixels across a place, and down
 
 
-def picture_warp(places: Tensor, motion: Tensor, picture: Tensor, local: float) -> tuple[Tensor, Tensor]:
+def picture_warp(
+    places: Tensor, motion: Tensor, picture: Tensor, local: float, *, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """A reference picture moved by the flow of parts that move rigidly, each place of 4 x 4 pixels choosing among them.
 
     Args:
@@ -24,6 +26,7 @@ def picture_warp(places: Tensor, motion: Tensor, picture: Tensor, local: float) 
         motion: (F, P, 2, 3), pixels: what a part does at (x, y, 1), which go from -1 to 1.
         picture: (4 * h + 4, 4 * w + 4, 4): with a rim of two zero pixels, see ``with_rim``.
         local: pixels that the local flow is at most.
+        out: where to write ``warped``, contiguous.
 
     Returns:
         ``warped`` (F, h, w, 4 * 16), of each place by channel and pixel, as ``pixel_unshuffle`` gives it; and ``flow``
@@ -42,12 +45,15 @@ def picture_warp(places: Tensor, motion: Tensor, picture: Tensor, local: float) 
             f"motion is {tuple(motion.shape)}, picture {tuple(picture.shape)}", hint=f"{shapes[0]} and {shapes[1]}"
         )
     _check_alike(places=places, motion=motion, picture=picture)
+    height, width = 2 * height, 2 * width
+    shape = frames, height, width, 4 * _PLACE**2
+    _check_out(out, shape, places.dtype, places.device)
     if not _native(places, motion, picture) or parts > native.max_picture_parts \
             or picture[..., 0].numel() > native.max_picture_pixels:
-        return reference.picture_warp(places, motion, picture, local)
+        warped, flow = reference.picture_warp(places, motion, picture, local)
+        return warped if out is None else out.copy_(warped), flow
     places, motion, picture = (t.detach().contiguous() for t in (places, motion, picture))
-    height, width = 2 * height, 2 * width
-    warped, flow = places.new_empty(frames, height, width, 4 * _PLACE**2), places.new_empty(frames, height, width, 2)
+    warped, flow = places.new_empty(shape) if out is None else out, places.new_empty(frames, height, width, 2)
     native.picture_warp(
         frames, height, width, parts, places.data_ptr(), motion.data_ptr(), local, picture.data_ptr(),
         flow.data_ptr(), warped.data_ptr(),
@@ -60,12 +66,13 @@ def with_rim(picture: Tensor) -> Tensor:
     return torch.nn.functional.pad(picture, (0, 0, 2, 2, 2, 2)).contiguous()
 
 
-def picture_blend(drawn: Tensor, warped: Tensor) -> Tensor:
+def picture_blend(drawn: Tensor, warped: Tensor, *, out: Tensor | None = None) -> Tensor:
     """What was drawn, blended with the warped reference: uint8 (F, 4 * h, 4 * w, 4), straight alpha.
 
     Args:
         drawn: (F, h, w, 5 * 16), of each place: premultiplied RGBA less 1/2, and the blend weight before its sigmoid.
         warped: (F, h, w, 4 * 16), as ``picture_warp`` gives it.
+        out: where to write, contiguous.
 
     Raises:
         ConfigError: on shapes, dtypes or devices that do not fit together.
@@ -75,11 +82,15 @@ def picture_blend(drawn: Tensor, warped: Tensor) -> Tensor:
             f"drawn is {tuple(drawn.shape)}, warped {tuple(warped.shape)}", hint="(F, h, w, 80) and (F, h, w, 64)"
         )
     _check_alike(drawn=drawn, warped=warped)
-    if not _native(drawn, warped):
-        return reference.picture_blend(drawn, warped)
     frames, height, width, _ = drawn.shape
+    shape = frames, height * _PLACE, width * _PLACE, 4
+    _check_out(out, shape, torch.uint8, drawn.device)
+    if not _native(drawn, warped):
+        blended = reference.picture_blend(drawn, warped)
+        return blended if out is None else out.copy_(blended)
     drawn, warped = drawn.detach().contiguous(), warped.detach().contiguous()
-    out = drawn.new_empty((frames, height * _PLACE, width * _PLACE, 4), dtype=torch.uint8)
+    if out is None:
+        out = drawn.new_empty(shape, dtype=torch.uint8)
     native.picture_blend(frames, height, width, drawn.data_ptr(), warped.data_ptr(), out.data_ptr())
     return out
 
@@ -90,6 +101,13 @@ def _check_alike(**tensors: Tensor) -> None:
     ):
         kinds = ", ".join(f"{name} {t.dtype} on {t.device}" for name, t in tensors.items())
         raise ConfigError(f"{kinds} do not fit together", hint="floats of one dtype on one device")
+
+
+def _check_out(out: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    if out is not None and (
+        out.shape != shape or out.dtype is not dtype or out.device != device or not out.is_contiguous()
+    ):
+        raise ConfigError(f"out is {tuple(out.shape)} {out.dtype}", hint=f"contiguous {dtype} {shape} on {device}")
 
 
 def _native(*tensors: Tensor) -> bool:
