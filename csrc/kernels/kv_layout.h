@@ -28,9 +28,12 @@ struct Int8Panel {
   int head_dim;
 
   SC_HOST_DEVICE constexpr int64_t values() const { return int64_t{kPanelTokens} * head_dim; }
-  SC_HOST_DEVICE constexpr int64_t key_steps() const { return 2 * values(); }          // float (64,)
-  SC_HOST_DEVICE constexpr int64_t key_offsets() const { return key_steps() + 256; }   // int32 (64,): -128 * sum of a key's numbers
-  SC_HOST_DEVICE constexpr int64_t value_steps() const { return key_offsets() + 256; } // float (head_dim,)
+  // float (64,)
+  SC_HOST_DEVICE constexpr int64_t key_steps() const { return 2 * values(); }
+  // int32 (64,): -128 times the sum of a key's numbers
+  SC_HOST_DEVICE constexpr int64_t key_offsets() const { return key_steps() + 256; }
+  // float (head_dim,)
+  SC_HOST_DEVICE constexpr int64_t value_steps() const { return key_offsets() + 256; }
   SC_HOST_DEVICE constexpr int64_t bytes() const { return value_steps() + int64_t{4} * head_dim; }
 };
 

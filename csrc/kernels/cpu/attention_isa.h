@@ -99,7 +99,8 @@ SC_INLINE void softmax_row(BlockState<kDim>& state, int r, int count, float* log
 
 // sum[r] += weights[r] . values
 template <int kDim, int kRows>
-SC_OWN_REGISTERS void values_tile(const float (*weights)[kPanelTokens], const float* values, int count, float (*sum)[kDim]) {
+SC_OWN_REGISTERS void values_tile(const float (*weights)[kPanelTokens], const float* values, int count,
+                                  float (*sum)[kDim]) {
   for (int first = 0; first < kDim; first += kTileVectors * kLanes) {
     Vec total[kRows][kTileVectors];
     for (int r = 0; r < kRows; ++r) {
@@ -127,8 +128,8 @@ SC_INLINE void attend_panel(BlockState<kDim>& state, int rows, const float* keys
   const float* values = keys + kPanelTokens * kDim;
   for_each_tile(rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
     alignas(64) float logits[kRows][kPanelTokens];
-    logits_panel<kDim, kRows>(state.moved + row, keys, (count + kLanes - 1) / kLanes, next + int64_t{row / kTileRows} * kDim * 64,
-                              logits);
+    const char* ahead = next + int64_t{row / kTileRows} * kDim * 64;
+    logits_panel<kDim, kRows>(state.moved + row, keys, (count + kLanes - 1) / kLanes, ahead, logits);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) softmax_row(state, row + r, count, logits[r]);
     values_tile<kDim, kRows>(logits, values, count, state.sum + row);
@@ -176,7 +177,8 @@ SC_INLINE void widen_panel_int8(const char* panel, int count, float* wide) {
   for (int t = 0; t < count; t += 4) {
     for (int d = 0; d < kDim; d += kLanes) {
       widen_quads(values + value_offset_int8(t, d, kDim), quad);
-      for (int i = 0; i < 4; ++i) store(wide_values + value_offset_f32(t + i, d, kDim), mul(quad[i], load(value_steps + d)));
+      const Vec step = load(value_steps + d);
+      for (int i = 0; i < 4; ++i) store(wide_values + value_offset_f32(t + i, d, kDim), mul(quad[i], step));
     }
   }
 }

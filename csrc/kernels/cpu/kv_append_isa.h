@@ -65,7 +65,10 @@ SC_INLINE void append_int8(const KvAppend& call, const float (*keys)[kDim], int 
   bool finite = true;
   for (int t = 0; t < kPanelTokens; ++t) {
     uint32_t largest = 0, sum = 0;
-    for (int d = 0; d < kDim; ++d) largest = magnitude_bits(keys[t][d]) > largest ? magnitude_bits(keys[t][d]) : largest;
+    for (int d = 0; d < kDim; ++d) {
+      const uint32_t size = magnitude_bits(keys[t][d]);
+      largest = size > largest ? size : largest;
+    }
     const float step = int8_step(largest), inverse = int8_inverse(step);
     for (int d = 0; d < kDim; ++d) {
       const uint32_t number = int8_number(keys[t][d], inverse);
@@ -82,7 +85,10 @@ SC_INLINE void append_int8(const KvAppend& call, const float (*keys)[kDim], int 
   uint32_t largest[kDim] = {};
   for (int t = 0; t < count; ++t) {
     const float* v = call.v.row(first + t, head);
-    for (int d = 0; d < kDim; ++d) largest[d] = magnitude_bits(v[d]) > largest[d] ? magnitude_bits(v[d]) : largest[d];
+    for (int d = 0; d < kDim; ++d) {
+      const uint32_t size = magnitude_bits(v[d]);
+      largest[d] = size > largest[d] ? size : largest[d];
+    }
   }
   auto* steps = reinterpret_cast<float*>(panel + kAt.value_steps());
   float inverse[kDim];

@@ -36,7 +36,8 @@ SC_INLINE RowScale row_scale512(const float* x, int count) {
     }
   }
   for (; k < count; k += 16) {
-    largest[0] = _mm512_max_epu32(largest[0], _mm512_and_si512(_mm512_castps_si512(load_within(x, k, count)), magnitude));
+    const __m512i rest = _mm512_castps_si512(load_within(x, k, count));
+    largest[0] = _mm512_max_epu32(largest[0], _mm512_and_si512(rest, magnitude));
   }
   return row_scale_of(_mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_max_epu32(largest[0], largest[1]),
                                                                _mm512_max_epu32(largest[2], largest[3]))));
@@ -58,13 +59,13 @@ SC_INLINE float int8_row(const float* x, int count, int padded, char* pieces, in
   const RowScale scale = row_scale512(x, count);
   const __m512 inverse = _mm512_set1_ps(scale.inverse);
   for (int k = 0; k < padded; k += 64, pieces += piece_stride) {
+    const bool inside = k + 64 <= count;
     __m512i whole[4];
-    if (k + 64 <= count) {
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + k + 16 * i), inverse));
-    } else {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(load_within(x, k + 16 * i, count), inverse));
+    for (int i = 0; i < 4; ++i) {
+      const int at = k + 16 * i;
+      const __m512 value = inside ? _mm512_loadu_ps(x + at) : load_within(x, at, count);
+      whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(value, inverse));
     }
     __m512i narrow = narrow_to_bytes<true>(whole);
     if constexpr (kOffset) narrow = _mm512_xor_si512(narrow, _mm512_set1_epi8(static_cast<char>(0x80)));
