@@ -92,7 +92,8 @@ def test_later_sound_is_heard_later(voice, seeded):
     names = [tuple(p.name for p in speech.phones if p.word_index == i) for i in range(len(speech.words))]
     words = [SpokenWord(*pair) for pair in zip(speech.words, names)]
     aligner, silence = Aligner(), int(np.random.default_rng(seeded).integers(1, 40)) * 160
-    at, late = aligner(speech.samples, words), aligner(np.concatenate([np.zeros(silence, np.int16), speech.samples]), words)
+    at = aligner(speech.samples, words)
+    late = aligner(np.concatenate([np.zeros(silence, np.int16), speech.samples]), words)
     assert [word.text for word in at] == list(speech.words)
     later = np.array([b.end - a.end for a, b in zip(at, late)])
     assert np.median(later) == pytest.approx(silence / 16_000, abs=0.011)

@@ -34,7 +34,7 @@ class RawChunk:
     elapsed: np.ndarray                # int64 (half-frames,): half-frames since that unit began
     confidence: float                  # mean probability of the chosen alignment
     timings: dict[str, float] = field(default_factory=dict)      # ms
-    ahead: Sequence[int] = ()          # places of the half-frames planned behind the chunk, which the next one may change
+    ahead: Sequence[int] = ()          # places of half-frames planned behind the chunk; the next one may change them
 
 
 class _Stopped(Exception):

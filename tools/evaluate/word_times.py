@@ -1,6 +1,6 @@
 """Are word times true? When the product says that a word ends, beside when it is heard to end in the product's sound.
 
-    python -m tools.evaluate.word_times --out DIR                    # 60 sentences and a hard set; it goes on where it was
+    python -m tools.evaluate.word_times --out DIR          # 60 sentences and a hard set; begin again and it goes on
     python -m tools.evaluate.word_times --out DIR --voice slt --sentences 20
 
 Heard is what forced alignment says (``aligner``: pocketsphinx, steps of 10 ms). Its own error is in the row beside: the
@@ -201,7 +201,8 @@ def taught(models: Models, speech: Speech, seed: int) -> dict[str, list[float]]:
     column = lambda name: np.array([getattr(token, name) for token in tokens])
     stream = build_stream([SimpleNamespace(
         samples=speech.samples, unit=column("unit"), stress=column("stress"), word_start=column("word_start"),
-        begin=np.array([span[0] for span in spans]), voice=VOICE_NAMES.index(speech.voice))], np.random.default_rng(seed))
+        begin=np.array([span[0] for span in spans]), voice=VOICE_NAMES.index(speech.voice))],
+        np.random.default_rng(seed))
     mel = normalize(log_mel(torch.from_numpy(stream.samples)))
     rows = np.stack([stream.unit, stream.stress, stream.word_start], 1)
     place = np.searchsorted(stream.begin, np.arange(len(mel)), side="right") - 1
@@ -221,7 +222,8 @@ def taught(models: Models, speech: Speech, seed: int) -> dict[str, list[float]]:
                                 past=np.tile([1, 0, 0, LONGEST], (condition.past, 1)))
         plan = Plan(state, Style(stream.voice))
         plan.states = read(models, [plan])[0]
-        plan.follow(align(models, [plan.states], [torch.randn(1, config.slots, config.mel_bins, generator=generator)], 0.0)[0])
+        noise = torch.randn(1, config.slots, config.mel_bins, generator=generator)
+        plan.follow(align(models, [plan.states], [noise], 0.0)[0])
         path = plan.first + plan.path
         out["places"].append(float(path[CHUNK - 1] - place[at + CHUNK - 1]))
         out["ends"] += [float(at + (path <= i).sum() - stream.begin[i + 1]) * STEP for i in spoken]
@@ -284,8 +286,8 @@ def page_of(summary: dict[str, Any], records: dict[str, dict], folder: Path, set
                              1000 * f["signed_median"], 100 * f["within_100_ms"]]
     header = ["words", "median size", "95th percentile", "mean", "median, signed", "within 100 ms, %"]
     titles = {"told": "told (chunk.words)", "told_whole": "… whose end was known", "told_going_on": "… which went on",
-              "pointer": "pointer", "estimate": "estimated ends against the pointer's",
-              "judge": "the judge's own error", "begins": "beginnings: told", "judge_begins": "beginnings: the judge's own"}
+              "pointer": "pointer", "estimate": "estimated ends against the pointer's", "judge": "the judge's own error",
+              "begins": "beginnings: told", "judge_begins": "beginnings: the judge's own"}
     for name in sets:
         found = summary[name]
         page.heading(f"{name}: {found['texts']} texts, {found['words']} words")
