@@ -6,7 +6,7 @@ import torch
 
 from streamchar_rt.denoiser import noise
 from streamchar_rt.denoiser.context import MOTION, SINK, CachedDenoiser
-from streamchar_rt.denoiser.dit import DiTConfig, JointDiT, Style, Window, patchify, unpatchify, windowed_velocity
+from streamchar_rt.denoiser.dit import LOST, DiTConfig, JointDiT, Style, Window, patchify, unpatchify, windowed_velocity
 from streamchar_rt.denoiser.layout import Layout, rotary_table, rotate
 
 
@@ -172,3 +172,26 @@ def test_audio_velocity_without_a_residual_is_the_gaussian_regression(dit, t):
     one = dit.audio_velocity(torch.ones_like(noisy), noisy, condition, torch.full((2,), t)) - got
     left = 1 + variance - covariance ** 2 / total             # Var[x1 - x0 | x]
     assert torch.allclose(one, torch.full_like(one, left ** 0.5), atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.4, 0.75])
+def test_sound_that_would_be_lost_is_brought_back_to_what_the_condition_asks_for(dit, t, rng):
+    """Half a chunk whose expected clean sound is far below its mean, and half with true speech's deviations."""
+    condition, flow = torch.randn(2, 16, 256), torch.full((2,), t)
+    mean = dit.audio_mean(condition)
+    beyond = 0.2 * torch.randn(2, 16, 160)
+    lost = float(rng.uniform(1.5, 4))
+    beyond[:, 8:] -= lost
+    noisy = torch.randn(2, 16, 160)
+    plain = (mean + beyond - noisy) / (1 - t)                # the velocity that leads there
+    at = lambda residual: dit.audio_velocity(residual, noisy, condition, flow)
+    residual = (plain - at(torch.zeros_like(noisy))) / (at(torch.ones_like(noisy)) - at(torch.zeros_like(noisy)))
+    clean = noisy + (1 - t) * dit.audible_velocity(residual, noisy, condition, flow)
+    found = (clean - mean).double()
+    assert torch.allclose(found[:, :5], beyond[:, :5].double(), atol=1e-3)       # far enough from what is lost
+    inner = found[:, 10:]                                                        # wholly inside it
+    assert (inner.mean((1, 2)) + LOST).abs().max() < 0.05
+    shrunk = beyond[:, 10:].double() * LOST / lost           # all of a half-frame by one factor: its shape is the mean's
+    assert (inner - shrunk).norm() <= 0.1 * shrunk.norm()
+    quiet = dit.audible_velocity(residual[:, :8], noisy[:, :8], condition[:, :8], flow)
+    assert torch.allclose(quiet, at(residual)[:, :8], atol=1e-3)                 # nothing lost, nothing done

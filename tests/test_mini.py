@@ -67,6 +67,20 @@ def test_every_word_is_spoken_in_order(engine):
         assert len(shapes) > 5
 
 
+def test_a_word_alone_among_pauses_is_heard(engine, rng):
+    """What was told is there in the sound: the denoiser once drew such words as the silence around them."""
+    seed = int(rng.integers(1 << 30))
+    with engine.session(engine.characters()[0], seed=seed) as session:
+        session.say("One, [pause 0.5] two, [pause 0.5] three.")
+        chunks = list(session.turn())
+    sound = np.concatenate([chunk.audio for chunk in chunks])
+    words = [word for chunk in chunks for word in chunk.words]
+    assert [word.text for word in words] == ["One", "two", "three"]
+    for word in words:
+        loudness = np.sqrt(np.square(sound[word.begin_pts: word.end_pts]).mean())
+        assert loudness > 0.03, f"{word}: {loudness:.4f} (seed {seed})"
+
+
 def test_int8_denoises_as_float32_does(monkeypatch, rng):
     """From the same state and noise: latents within 2 % of those of float32, chunk by chunk."""
     latents = {"fp32": [], "int8": []}
