@@ -6,6 +6,8 @@ times, ``cpu_speedup_vs_torch`` that of their CPU times, which other processes d
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +31,19 @@ def threads_set(threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         ops.set_num_threads(before[1])
+
+
+@contextmanager
+def busy_cores(count: int) -> Iterator[None]:
+    """Keeps ``count`` cores busy with other processes."""
+    spin = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(spin) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,15 @@ chunk is there. The moments of the interrupts are drawn evenly over a chunk's ma
 takes beyond the model's own time.
 
     pytest benchmarks/test_interrupt.py            one row each, quick
-    python benchmarks/test_interrupt.py --count 500   a table, on an idle machine and with every core busy
+    python -m benchmarks.test_interrupt --count 500   a table, on an idle machine and with every core busy
 """
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import time
 
@@ -24,22 +22,11 @@ import pytest
 
 from streamchar_rt import Engine
 
+from .in_turns import busy_cores
+
 TEXT = "The quick brown fox jumps over the lazy dog, and nobody in the village was surprised. "
 ANSWER = "Good morning, my friend."
 LOUD = 1e-4  # samples beyond this are heard
-
-
-@contextlib.contextmanager
-def busy_cores(count: int):
-    """Keeps ``count`` cores busy with other processes."""
-    spin = [sys.executable, "-c", "while True: pass"]
-    processes = [subprocess.Popen(spin) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def interrupts(engine: Engine, count: int, seed: int = 0) -> dict[str, list[float]]:

@@ -6,6 +6,7 @@ than the op, which also turns the queries for three segments.
 """
 from __future__ import annotations
 
+import os
 import statistics
 
 import pytest
@@ -15,7 +16,7 @@ from streamchar_rt import ops
 from streamchar_rt.ops import reference
 from streamchar_rt.ops._native import strided
 
-from .in_turns import take_turns, threads_set
+from .in_turns import busy_cores, take_turns, threads_set
 
 HEADS, HEAD_DIM, TOKENS = 4, 64, 272
 SEGMENTS = {"reference": (64, 48.0), "sink": (272, 32.0), "motion": (272, 16.0)}
@@ -117,3 +118,21 @@ def test_attention_alone(benchmark):
         share_of_sgemm=rates["native"] / rates["sgemm"], best_share_of_sgemm=best["native"] / best["sgemm"],
         gflop_per_s=rates["native"], sgemm_gflop_per_s=rates["sgemm"], isa=ops.kernels_in_use()["isa"],
     )
+
+
+def test_beside_a_busy_process(benchmark):
+    """``slow_down`` and ``slow_down_p99``: the median and the 99th percentile of a step beside one busy process, over the
+    median without it, on all cores; ``torch_slow_down`` and ``_p99``: the same of torch's chain."""
+    torch.manual_seed(torch.seed())
+    layer, cores = Layer(torch.float32), os.cpu_count() or 1
+    ways = {"native": layer.native, "torch": layer.torch_chain}
+    with threads_set(cores), torch.inference_mode():
+        alone = take_turns(ways, 300)
+        with busy_cores(1):
+            beside = take_turns(ways, 300)
+        benchmark(layer.native)
+    for way, prefix in (("native", ""), ("torch", "torch_")):
+        usual, slow = alone.median(way), sorted(beside.wall[way])
+        benchmark.extra_info.update({f"{prefix}slow_down": beside.median(way) / usual,
+                                     f"{prefix}slow_down_p99": slow[len(slow) * 99 // 100] / usual})
+    benchmark.extra_info["threads"] = cores
