@@ -58,6 +58,7 @@ def test_a_bundle_exported_from_itself_is_the_same(tmp_path):
     export.main(["--base", str(MINI), "--out", str(out), "--encoder-out", str(encoder)])
     assert encoder.read_bytes() == ENCODER_FILE.read_bytes()
     assert filecmp.cmp(out / "model.safetensors", MINI / "model.safetensors", shallow=False)
+    assert export.encoder_file(MINI) == ENCODER_FILE != export.encoder_file(out)     # only its own replaces the shipped one
     with pytest.raises(SystemExit):
         export.main(["--out", str(out)])
 

@@ -5,8 +5,9 @@
     python -m tools.train.export --base python/streamchar_rt/bundles/mini --codec DIR --out DIR    # another codec in it
 
 Takes the averaged weights of each checkpoint folder; the latents' statistics come from the scenes the denoiser
-was trained on. What is not given comes from the bundle ``--base``. Characters are the studio's cast, drawn at rest. The video encoder, which the run
-time has no use for, is not in the bundle but in ENCODER_FILE, where ``tools.evaluate.codec`` finds it.
+was trained on. What is not given comes from the bundle ``--base``. Characters are the studio's cast, drawn at rest.
+The video encoder, which the run time has no use for, is not in the bundle: that of ``mini`` is ENCODER_FILE, where
+``tools.evaluate.codec`` finds it, another one's stands beside its folder.
 """
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from streamchar_rt.bundle import WEIGHTS, open_bundle, save_bundle
+from streamchar_rt.bundle import SHIPPED, WEIGHTS, open_bundle, save_bundle
 from streamchar_rt.codecs.video import VideoCodecConfig
 from streamchar_rt.codecs.vocoder import VocoderConfig
 from streamchar_rt.denoiser.dit import DiTConfig
@@ -78,6 +79,11 @@ def save_encoder(weights: dict[str, torch.Tensor], bundle: Path, file: Path) -> 
     save_file(weights, file, {WEIGHTS_DIGEST: open_bundle(str(bundle)).manifest["files"][WEIGHTS]["sha256"]})
 
 
+def encoder_file(bundle: Path) -> Path:
+    shipped = bundle.resolve() == (SHIPPED / "mini").resolve()
+    return ENCODER_FILE if shipped else bundle.with_name(f"{bundle.name}_video_encoder.safetensors")
+
+
 def draw_cast(folder: Path) -> tuple[list[dict], dict[str, Path]]:
     entries, files = [], {}
     for name, seed in CAST.items():
@@ -111,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--lexicon", type=Path)
     parser.add_argument("--letter-to-sound", type=Path)
-    parser.add_argument("--encoder-out", type=Path, default=ENCODER_FILE, help="file of the video encoder")
+    parser.add_argument("--encoder-out", type=Path, help="file of the video encoder")
     parser.add_argument("--steps", type=int, default=4)
     args = parser.parse_args(arguments)
     for name in ("codec", "vocoder", "orchestrator", "denoiser", "scenes", "lexicon", "letter_to_sound"):
@@ -124,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             files[name] = Path(folder) / name
             files[name].write_bytes((given or args.base / name).read_bytes())
         save_bundle(args.out, manifest(characters, args.steps), tensors, files, int8=INT8)
-    save_encoder(encoder, args.out, args.encoder_out)
+    save_encoder(encoder, args.out, args.encoder_out or encoder_file(args.out))
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(f"{args.out}: {size / 2 ** 20:.1f} MiB")
 
