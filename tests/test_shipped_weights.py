@@ -1,17 +1,13 @@
 """Training from a shipped bundle, and putting one together from another."""
 import filecmp
-from pathlib import Path
 
 import pytest
 import torch
 
-import streamchar_rt
 from streamchar_rt.bundle import open_bundle
 from tools.train.denoiser import Denoiser
 from tools.train.loop import Loop
-from tools.train.shipped import bundle_weights, is_bundle
-
-MINI = Path(streamchar_rt.__file__).parent / "bundles" / "mini"
+from tools.train.shipped import MINI, bundle_weights, is_bundle
 
 
 def arguments(**given):

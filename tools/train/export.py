@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from streamchar_rt.bundle import SHIPPED, WEIGHTS, open_bundle, save_bundle
+from streamchar_rt.bundle import WEIGHTS, open_bundle, save_bundle
 from streamchar_rt.codecs.video import VideoCodecConfig
 from streamchar_rt.codecs.vocoder import VocoderConfig
 from streamchar_rt.denoiser.dit import DiTConfig
@@ -33,7 +33,7 @@ from tools.studio.speech import VOICE_NAMES
 
 from .loop import load_weights
 from .scenes import Scenes
-from .shipped import ENCODER, ENCODER_FILE, WEIGHTS_DIGEST, encoder_of
+from .shipped import ENCODER, ENCODER_FILE, MINI, WEIGHTS_DIGEST, encoder_of
 
 INT8 = ("condition.", "orchestrator.llm.", "orchestrator.layers.")     # stored so, for their size
 
@@ -80,8 +80,7 @@ def save_encoder(weights: dict[str, torch.Tensor], bundle: Path, file: Path) -> 
 
 
 def encoder_file(bundle: Path) -> Path:
-    shipped = bundle.resolve() == (SHIPPED / "mini").resolve()
-    return ENCODER_FILE if shipped else bundle.with_name(f"{bundle.name}_video_encoder.safetensors")
+    return ENCODER_FILE if bundle.resolve() == MINI.resolve() else bundle.with_name(f"{bundle.name}_video_encoder.safetensors")
 
 
 def draw_cast(folder: Path) -> tuple[list[dict], dict[str, Path]]:
