@@ -19,7 +19,7 @@ from ..timestep import timestep_features
 from .layout import Layout, rotary_table, rotate
 
 LOST_SPAN = 9        # half-frames over which sound may not be quieter than the condition's mean
-LOST = 0.5           # by more than this, in the normalised mel: one half-frame of true speech in two thousand is
+LOST = 0.5           # by more than this, in the normalised mel: true speech hardly ever is
 
 
 @dataclass(frozen=True)
@@ -236,10 +236,14 @@ class JointDiT(nn.Module):
         closed form; the network adds the rest, in units of what stays uncertain (preconditioning after Karras et
         al. 2022). So neither the noise nor the mean needs to pass through the network's 256 channels.
         """
+        return self._velocity_about(self.audio_mean(condition).float(), residual, noisy, t)
+
+    def _velocity_about(self, mean: torch.Tensor, residual: torch.Tensor, noisy: torch.Tensor,
+                        t: torch.Tensor) -> torch.Tensor:
         variance, t = self.config.audio_variance, t[:, None, None].float()
         rest = 1 - t
         total = rest ** 2 + t ** 2 * variance                                # of the noisy token about t * mean
-        known = (rest * self.audio_mean(condition).float() + (t * variance - rest) * noisy.float()) / total
+        known = (rest * mean + (t * variance - rest) * noisy.float()) / total
         return known + (variance / total).sqrt() * residual.float()
 
     def audible_velocity(self, residual: torch.Tensor, noisy: torch.Tensor, condition: torch.Tensor,
@@ -250,8 +254,8 @@ class JointDiT(nn.Module):
         its mean for longer than true speech is (``LOST``, over ``LOST_SPAN`` half-frames), it is brought back towards
         the mean, by as much as it is too quiet. Training does without.
         """
-        velocity = self.audio_velocity(residual, noisy, condition, t)
-        rest, mean = 1 - t[:, None, None].float(), self.audio_mean(condition).float()
+        mean, rest = self.audio_mean(condition).float(), 1 - t[:, None, None].float()
+        velocity = self._velocity_about(mean, residual, noisy, t)
         beyond = noisy.float() + rest * velocity - mean                                 # (B, Ta, 160): clean less mean
         halves = beyond.unflatten(-1, (self.config.mel_frames_per_token, -1))           # (B, Ta, 2, 80)
         level = F.pad(halves.mean(-1).flatten(1)[:, None], [LOST_SPAN // 2] * 2, mode="replicate")
