@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from streamchar_rt.codecs.video import FRAMES, MotionCode
+from streamchar_rt.ops import PackedLinear
 from streamchar_rt.orchestrator.units import END, UNIT_NAMES, is_phone
 
 from .streams import CHUNK, LEAD, Streams
@@ -156,7 +157,7 @@ def encode(codec, frames: np.ndarray, poses: np.ndarray, reference: np.ndarray) 
     from .pictures import to_float
     x = to_float(torch.from_numpy(frames)).reshape(-1, FRAMES, 4, *frames.shape[1:3])
     picture = to_float(torch.from_numpy(reference))[None]
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=PackedLinear.pays("bf16")):
         latents = codec.encoder(x, torch.from_numpy(poses).reshape(len(x), FRAMES, -1), picture.expand(len(x), -1, -1, -1))
         features = codec.reference(picture)[-1]
     return latents.float().numpy().astype(np.float16), features.float().numpy().astype(np.float16)

@@ -1,7 +1,15 @@
-"""A bundle's weights under the names that the trainings use, so that ``--init`` can start from a shipped model."""
+"""A bundle's weights under the names that the trainings use, so that they can start from a shipped model.
+
+``--init`` takes a bundle as it is. For all else that wants a checkpoint folder (a codec, a teacher, an orchestrator),
+
+    python -m tools.train.shipped --out DIR
+
+writes DIR/codec, vocoder, orchestrator and denoiser.
+"""
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +21,7 @@ PREFIXES = ("", "vocoder.", "orchestrator.")
 MINI = Path(__file__).parents[2] / "python" / "streamchar_rt" / "bundles" / "mini"    # of this tree
 ENCODER = "encoder."                           # no part of a bundle, but in a file of its own:
 ENCODER_FILE = Path(__file__).parents[1] / "evaluate" / "mini_video_encoder.safetensors"
+TRAINING_ONLY = "pose."                        # of the video codec: the head that the encoder is trained with
 WEIGHTS_DIGEST = "bundle_weights_sha256"       # in that file's metadata
 
 
@@ -56,3 +65,45 @@ def encoder_of(bundle: Bundle) -> dict[str, torch.Tensor]:
         if (file.metadata() or {}).get(WEIGHTS_DIGEST) != bundle.manifest["files"][WEIGHTS]["sha256"]:
             return {}
         return {ENCODER + name: file.get_tensor(name) for name in file.keys()}
+
+
+def unpack(folder: Path, out: Path) -> list[Path]:
+    """Checkpoint folders of a bundle's networks in ``out``, as a training's result and without its optimizer.
+
+    Raises:
+        ValueError: if a network's weights are not all there, as the codec's encoder is not for a bundle of others.
+    """
+    from streamchar_rt.codecs.vocoder import Vocoder
+    from streamchar_rt.orchestrator.model import Orchestrator
+
+    from .denoiser import Denoiser
+    from .video_codec import VideoCodec
+
+    written = []
+    for name, build in {"codec": VideoCodec, "vocoder": Vocoder, "orchestrator": Orchestrator,
+                        "denoiser": Denoiser}.items():
+        own = build().state_dict()
+        weights = bundle_weights(folder, own)
+        if lacking := sorted(name for name in own if name not in weights and not name.startswith(TRAINING_ONLY)):
+            raise ValueError(f"the bundle {folder} lacks {len(lacking)} tensors of its {name}, {lacking[0]} among them")
+        (out / name).mkdir(parents=True, exist_ok=True)
+        weights = {**own, **weights}
+        torch.save({"model": weights, "ema": weights, "iteration": 0, "seconds": 0.0}, out / name / "checkpoint.pt")
+        written.append(out / name)
+    return written
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=Path, default=MINI, help="folder; the shipped model by default")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(arguments)
+    try:
+        for folder in unpack(args.bundle, args.out):
+            print(folder)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
