@@ -16,6 +16,7 @@ pybind11_add_module(_native MODULE NO_EXTRAS
   csrc/bindings/conv.cc
   csrc/bindings/picture.cc
   csrc/bindings/context.cc
+  csrc/bindings/networks.cc
   csrc/bindings/layout.cc
   ${core_objects})
 target_include_directories(_native PRIVATE csrc)

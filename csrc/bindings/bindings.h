@@ -30,6 +30,7 @@ inline HeadNorm head_norm(Address weight, const std::vector<int32_t>& bounds, fl
 }
 
 void bind_context(pybind11::module_& module);
+void bind_networks(pybind11::module_& module);
 void bind_kernels(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
 void bind_istft(pybind11::module_& module);

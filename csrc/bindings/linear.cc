@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <string>
 #include <optional>
 #include <tuple>
 
@@ -13,9 +14,11 @@ namespace {
 
 namespace py = pybind11;
 
-std::unique_ptr<PackedLinear> pack(Address weight, Address bias, int outputs, int inputs, bool int8) {
-  const LinearStorage storage = int8 ? LinearStorage::kInt8 : LinearStorage::kBFloat16;
-  return std::make_unique<PackedLinear>(floats(weight), floats(bias), outputs, inputs, storage);
+std::shared_ptr<PackedLinear> pack(Address weight, Address bias, int outputs, int inputs, const std::string& name) {
+  const LinearStorage storage = name == "int8"   ? LinearStorage::kInt8
+                                : name == "bf16" ? LinearStorage::kBFloat16
+                                                 : LinearStorage::kFloat32;
+  return std::make_shared<PackedLinear>(floats(weight), floats(bias), outputs, inputs, storage);
 }
 
 // (address, stride of batches, or of rows for the residual)
@@ -58,7 +61,7 @@ void apply(const PackedLinear& linear, int rows, Address x, int64_t x_stride, Ad
 
 void bind_linear(py::module_& module) {
   using NoGil = py::call_guard<py::gil_scoped_release>;
-  py::class_<PackedLinear>(module, "PackedLinear")
+  py::class_<PackedLinear, std::shared_ptr<PackedLinear>>(module, "PackedLinear")
       .def(py::init(&pack), NoGil())
       .def("apply", &apply, NoGil())
       .def("read", [](const PackedLinear& linear, Address weight) { linear.read(writable_floats(weight)); }, NoGil())

@@ -42,6 +42,11 @@ PackedLinear::PackedLinear(const float* weight, const float* bias, int outputs, 
   if (bias) std::copy(bias, bias + outputs, memory_->bias.begin());
   for (int n = 0; n < outputs; ++n) {
     const float* row = weight + int64_t{n} * inputs;
+    if (storage == LinearStorage::kFloat32) {
+      auto* target = static_cast<float*>(memory_->data);
+      for (int k = 0; k < inputs; ++k) target[weights_.offset(n, k)] = row[k];
+      continue;
+    }
     if (storage == LinearStorage::kBFloat16) {
       auto* target = static_cast<uint16_t*>(memory_->data);
       for (int k = 0; k < inputs; ++k) target[weights_.offset(n, k)] = static_cast<uint16_t>(to_bf16(row[k]));
@@ -74,12 +79,15 @@ int64_t PackedLinear::bytes() const {
 }
 
 void PackedLinear::read(float* weight) const {
+  const auto* fp32 = static_cast<const float*>(weights_.data);
   const auto* bf16 = static_cast<const uint16_t*>(weights_.data);
   const auto* int8 = static_cast<const int8_t*>(weights_.data);
   for (int n = 0; n < weights_.outputs; ++n) {
     for (int k = 0; k < weights_.inputs; ++k) {
       const int64_t at = weights_.offset(n, k);
-      *weight++ = weights_.storage == LinearStorage::kBFloat16 ? from_bf16(bf16[at]) : int8[at] * weights_.scale[n];
+      *weight++ = weights_.storage == LinearStorage::kFloat32    ? fp32[at]
+                  : weights_.storage == LinearStorage::kBFloat16 ? from_bf16(bf16[at])
+                                                                 : int8[at] * weights_.scale[n];
     }
   }
 }

@@ -1,6 +1,7 @@
-// packed_linear: y = activation(x W^T + bias) with weights packed once in a narrow type. Around it, where asked for,
-// the two ops that surround a transformer's linear layers: adaln_modulate of x before, gated_residual of y after.
+// packed_linear: y = activation(x W^T + bias) with weights packed once. Around it, where asked for, the two ops that
+// surround a transformer's linear layers: adaln_modulate of x before, gated_residual of y after.
 //
+// fp32: weights and inputs as they are, summed in their order.
 // bf16: weights are rounded to bfloat16, and inputs too where the machine multiplies bf16 pairs; sums are float32.
 // int8: weights are rounded to -127..127 with one scale per output, inputs with one scale per row at the call
 //   (largest magnitude = 127); products are summed exactly in 32 bits, so
@@ -18,11 +19,11 @@
 
 namespace streamchar {
 
-enum class LinearStorage { kBFloat16, kInt8 };
+enum class LinearStorage { kFloat32, kBFloat16, kInt8 };
 enum class Activation { kNone, kGeluTanh };
 
 // Weights lie in tiles of 16 outputs. A tile is [inputs / group][16][group] with as many inputs in a group as fit 32
-// bits: what AMX takes as its second operand, and VDPBF16PS and VPDPBUSD as a vector.
+// bits: what AMX takes as its second operand, and VDPBF16PS and VPDPBUSD as a vector; of float32, one.
 inline constexpr int kTileOutputs = 16;
 
 struct PackedWeights {
@@ -36,7 +37,9 @@ struct PackedWeights {
   const float* scale;     // (tiles * 16,) of int8 weights
   const int32_t* sum128;  // (tiles * 16,) 128 times the sum of an output's int8 weights
 
-  SC_HOST_DEVICE int element_bytes() const { return storage == LinearStorage::kBFloat16 ? 2 : 1; }
+  SC_HOST_DEVICE int element_bytes() const {
+    return storage == LinearStorage::kFloat32 ? 4 : storage == LinearStorage::kBFloat16 ? 2 : 1;
+  }
   SC_HOST_DEVICE int group() const { return 4 / element_bytes(); }
   SC_HOST_DEVICE int64_t tile_bytes() const { return int64_t{kTileOutputs} * padded_inputs * element_bytes(); }
   // Elements from the start of `data`.
@@ -94,5 +97,11 @@ struct LinearCall {
 
 // Uses ThreadPool::global().
 void packed_linear_cpu(const PackedLinear& linear, const LinearCall& call);
+
+// The same on the calling thread alone: for work items that apply several layers to a few rows.
+void packed_linear_serial(const PackedLinear& linear, const LinearCall& call);
+
+// The rows that such an item does best with; any storage.
+int packed_linear_item_rows();
 
 }  // namespace streamchar

@@ -34,7 +34,7 @@ class Buffer {
 }  // namespace
 
 void* thread_scratch(Scratch kind, int64_t bytes) {
-  thread_local Buffer buffers[2];
+  thread_local Buffer buffers[3];
   return buffers[static_cast<int>(kind)].at_least(bytes);
 }
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from . import machine
 from .batch_step import step_ready
@@ -456,23 +456,23 @@ def _element_bytes(config: EngineConfig) -> int:
     return 4
 
 
-def _storage(config: EngineConfig) -> Any:
-    """How the denoiser's weights are kept: None for float32. "auto" packs them where that is faster: as bfloat16 with
-    AMX, as int8 with AVX-512 VNNI alone."""
+def _storage(config: EngineConfig) -> Literal["fp32", "bf16", "int8"]:
+    """How the denoiser's weights are kept. "auto" narrows them where that is faster: to bfloat16 with AMX, to int8 with
+    AVX-512 VNNI alone."""
     from .ops import PackedLinear
 
     if _on_cuda(config):
-        return None
+        return "fp32"
     if config.dtype == "auto":
         pays = [] if config.kernels == "reference" else [storage for storage in _PACKED if PackedLinear.pays(storage)]
-        return pays[0] if pays else None
-    return config.dtype if config.dtype in _PACKED else None
+        return pays[0] if pays else "fp32"
+    return config.dtype if config.dtype in _PACKED else "fp32"
 
 
 def _dtype(config: EngineConfig) -> str:
     if _on_cuda(config):
         return "bf16" if config.dtype == "auto" else config.dtype
-    return _storage(config) or "fp32"
+    return _storage(config)
 
 
 def _picture_dtype(config: EngineConfig) -> Any:
@@ -481,7 +481,7 @@ def _picture_dtype(config: EngineConfig) -> Any:
 
     from .ops import PackedLinear
 
-    narrow = _storage(config) is not None and PackedLinear.pays("bf16")
+    narrow = _storage(config) != "fp32" and PackedLinear.pays("bf16")
     return torch.bfloat16 if narrow else torch.float32
 
 

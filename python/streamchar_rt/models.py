@@ -62,7 +62,7 @@ class Models:
                  reference_encoder: ReferenceEncoder, video_decoder: VideoDecoder, latent_mean: torch.Tensor,
                  latent_std: torch.Tensor, default_steps: int = 4,
                  picture_dtype: torch.dtype = torch.float32, packed_pictures: bool = False, threads: int = 1,
-                 kernels: str = "auto", storage: Storage | None = None, fps: Fraction | int = 25,
+                 kernels: str = "auto", storage: Storage = "fp32", fps: Fraction | int = 25,
                  placement: Placement | None = None):
         self.device = torch.device("cpu" if placement is None else placement.device)
         freeze = lambda m: m.eval().requires_grad_(False)
@@ -88,13 +88,13 @@ class Models:
     @classmethod
     def from_parts(cls, manifest: Mapping, tensors: Mapping[str, torch.Tensor], *,
                    picture_dtype: torch.dtype = torch.float32, packed_pictures: bool = False, threads: int = 1,
-                   kernels: str = "auto", storage: Storage | None = None,
+                   kernels: str = "auto", storage: Storage = "fp32",
                    placement: Placement | None = None) -> "Models":
         """From a bundle's manifest and tensors; raises KeyError or RuntimeError where they do not fit together.
 
         ``picture_dtype``: of the reference encoder and the video decoder. ``packed_pictures``: pack the video decoder's
-        weights as int8; it can then only be run through ``draw``. ``threads``: lanes. ``storage``: pack the denoiser's
-        weights as "bf16" or "int8"; its blocks can then only be run through it. None of them with a ``placement``.
+        weights as int8; it can then only be run through ``draw``. ``threads``: lanes. ``storage``: how native kernels
+        pack the denoiser's weights; its blocks can then only be run through it. None of them with a ``placement``.
         """
         config = manifest["model"]
         nets = build_nets(config) if placement is None else empty_nets(config, placement.device, placement.dtype)

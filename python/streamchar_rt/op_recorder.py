@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from .ops._device_store import DeviceStore
 from .ops._native import native
 from .ops._native_store import NativeStore
+from .ops.joint_blocks import JointBlocks
 from .ops.packed_conv import PackedConv
 from .ops.packed_linear import PackedLinear
 
@@ -196,7 +197,7 @@ _COMPOSITE: dict[str, Callable[..., int]] = {
 
 
 # ---------------------------------------------------------------- native ops
-_LABELS = {PackedLinear: "packed_linear", PackedConv: "packed_conv"}    # of what is called
+_LABELS = {PackedLinear: "packed_linear", PackedConv: "packed_conv", JointBlocks: "joint_blocks"}    # of what is called
 
 
 def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]]]]:
@@ -206,6 +207,7 @@ def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]
         yield store, "append", _append_cost
     yield PackedLinear, "__call__", _packed_cost
     yield PackedConv, "__call__", _conv_cost
+    yield JointBlocks, "__call__", _blocks_cost
     if native is not None:
         rows = lambda reads: lambda batch, tokens, width, *rest: (0, 4 * (reads + 1) * batch * tokens * width, "fp32")
         yield native, "adaln_modulate", rows(1)
@@ -217,16 +219,36 @@ def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]
 
 
 def _attend_cost(store, layer, q, k, v, norm, rope, reads, keep, out) -> tuple[int, int, str]:
-    spec = store.spec
-    tokens, width = q.shape[0], spec.heads * spec.head_dim
     rows = sum(_rows_read(store, read) for read in reads)
-    moved = 4 * tokens * q.element_size() + 2 * (tokens + rows) * spec.dtype.itemsize
     kind = "fp32"
-    if spec.dtype is torch.bfloat16 and (q.is_cuda or native.amx()):
+    if store.spec.dtype is torch.bfloat16 and (q.is_cuda or native.amx()):
         kind = "bf16"
-    if spec.dtype is torch.int8 and PackedLinear.pays("int8"):
+    if store.spec.dtype is torch.int8 and PackedLinear.pays("int8"):
         kind = "int8"
-    return 4 * tokens * (tokens + rows) * width, moved * width, kind
+    return *_attention_work(store.spec, q.shape[0], rows, q.element_size()), kind
+
+
+def _attention_work(spec, tokens: int, rows: int, size: int) -> tuple[int, int]:
+    """Flops and bytes of a layer's attention of ``tokens`` to themselves and ``rows`` cached ones."""
+    width = spec.heads * spec.head_dim
+    moved = 4 * tokens * size + 2 * (tokens + rows) * spec.dtype.itemsize
+    return 4 * tokens * (tokens + rows) * width, moved * width
+
+
+def _blocks_cost(blocks, video, audio, modulation, caches, *, segments=None, **rest) -> tuple[int, int, str]:
+    """Of linear layers and attention; the kind is the layers'."""
+    flops = moved = 0
+    for pair in blocks.blocks:
+        for half, x in zip(pair, (video, audio)):
+            for layer in (half.qkv, half.out, half.expand, half.contract):
+                work = _packed_cost(layer, x)
+                flops, moved = flops + work[0], moved + work[1]
+    for cache in caches:
+        rows = sum(cache.rows(name) for name in (cache.spec.names if segments is None else segments))
+        work = _attention_work(cache.spec, video.shape[1] + audio.shape[1], rows, 4)
+        flops, moved = flops + blocks.depth * work[0], moved + blocks.depth * work[1]
+    layer = blocks.blocks[0][0].qkv
+    return flops, moved, layer.storage if layer.pays(layer.storage) else "fp32"
 
 
 def _rows_read(store, read) -> int:

@@ -88,7 +88,7 @@ def load(bundle: str, checkpoint: Path | None) -> tuple[JointDiT, ConditionEncod
     from streamchar_rt.pipeline import Models
 
     opened = open_bundle(bundle)
-    models = Models.from_parts(opened.manifest, opened.tensors())
+    models = Models.from_parts(opened.manifest, opened.tensors(), kernels="reference")
     dit, condition = models.denoiser.dit, models.condition
     if checkpoint:
         from tools.train.denoiser import Denoiser

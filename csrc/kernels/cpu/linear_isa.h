@@ -1,6 +1,5 @@
-// packed_linear without narrow products, for the instruction set of this translation unit: weights are widened to
-// float32 panel by panel, and inputs stay float32 (of int8 storage: whole numbers, whose sums are exact up to 1040
-// inputs).
+// packed_linear in float32, for the instruction set of this translation unit. Narrow weights are widened panel by panel,
+// and inputs stay float32 (of int8 storage: whole numbers, whose sums are exact up to 1040 inputs).
 #pragma once
 
 #include "kernels/cpu/linear_finish.h"
@@ -54,6 +53,52 @@ SC_INLINE void multiply_rows(const float* x, int64_t x_stride, int inputs, const
   }
 }
 
+// Inputs whose float32 weights, of a panel, stay in the first-level cache while rows pass by.
+static constexpr int kPlainInputs = 128;
+
+// The same with float32 weights where they lie: w[c] is the first one of vector c. Adds to the sums unless `first`.
+template <int kRows, int kVectors>
+SC_OWN_REGISTERS void multiply_plain(const float* x, int64_t x_stride, int inputs, const float* const* w, bool first,
+                                     float (*sums)[kPanelOutputs]) {
+  Vec sum[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kVectors; ++c) sum[r][c] = first ? broadcast(0.0f) : load(&sums[r][c * kLanes]);
+  }
+  for (int k = 0; k < inputs; ++k) {
+    Vec weight[kVectors];
+#pragma GCC unroll 4
+    for (int c = 0; c < kVectors; ++c) weight[c] = in_register(load(w[c] + k * kTileOutputs));
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Vec value = broadcast(x[r * x_stride + k]);
+#pragma GCC unroll 4
+      for (int c = 0; c < kVectors; ++c) sum[r][c] = fma(value, weight[c], sum[r][c]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kVectors; ++c) store(&sums[r][c * kLanes], sum[r][c]);
+  }
+}
+
+// sums of all rows with a panel of kVectors vectors of float32 weights.
+template <int kVectors>
+SC_INLINE void multiply_plain_panel(const PackedWeights& weights, const InputRows& x, int rows, int first,
+                                    float (*sums)[kPanelOutputs]) {
+  const auto* data = static_cast<const float*>(weights.data);
+  for (int k = 0; k < weights.inputs; k += kPlainInputs) {
+    const float* w[kVectors];
+    for (int c = 0; c < kVectors; ++c) w[c] = data + weights.offset(first + c * kLanes, k);
+    for_each_tile(rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
+      multiply_plain<kRows, kVectors>(x.row(row) + k, x.stride, min(kPlainInputs, weights.inputs - k), w, k == 0,
+                                      sums + row);
+    });
+  }
+}
+
 // out = the whole numbers that x is rounded to, as floats. Returns the scale back.
 SC_INLINE float round_row(const float* x, int count, float* out) {
   const RowScale scale = row_scale(x, count);
@@ -84,15 +129,23 @@ SC_INLINE void linear_block_any(const PackedWeights& weights, const LinearCall& 
   const int last = (block.first_tile + block.tiles) * kTileOutputs;
   for (int first = block.first_tile * kTileOutputs; first < last; first += kPanelOutputs) {
     const int outputs = min(kPanelOutputs, last - first);
-    widen_outputs(weights, first, outputs, wide);
     alignas(64) float sums[kLinearRows][kPanelOutputs];
-    for_each_tile(block.rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
+    if (weights.storage == LinearStorage::kFloat32) {
       if (outputs == kPanelOutputs) {
-        multiply_rows<kRows, kTileVectors>(x.row(row), x.stride, weights.inputs, wide, sums + row);
+        multiply_plain_panel<kTileVectors>(weights, x, block.rows, first, sums);
       } else {
-        multiply_rows<kRows, kTileVectors / 2>(x.row(row), x.stride, weights.inputs, wide, sums + row);
+        multiply_plain_panel<kTileVectors / 2>(weights, x, block.rows, first, sums);
       }
-    });
+    } else {
+      widen_outputs(weights, first, outputs, wide);
+      for_each_tile(block.rows, [&]<int kRows>(int row) __attribute__((always_inline)) {
+        if (outputs == kPanelOutputs) {
+          multiply_rows<kRows, kTileVectors>(x.row(row), x.stride, weights.inputs, wide, sums + row);
+        } else {
+          multiply_rows<kRows, kTileVectors / 2>(x.row(row), x.stride, weights.inputs, wide, sums + row);
+        }
+      });
+    }
     for (int r = 0; r < block.rows; ++r) {
       for (int n = 0; n < outputs; n += kTileOutputs) {
         finish_outputs(weights, call, block.first_row + r, first + n, min(kTileOutputs, outputs), &sums[r][n],

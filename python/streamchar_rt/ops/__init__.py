@@ -5,6 +5,7 @@ from . import reference
 from .attention import append, attend
 from .context_cache import ContextCache, Snapshot
 from .functional import native_attention_serves, normalize_rotate, ready_rows, segment_attention
+from .joint_blocks import JointBlocks, JointHalf
 from .machine import kernels_in_use, set_num_threads, threads
 from .modulation import adaln_modulate, gated_residual
 from .norm import QkNorm
@@ -16,6 +17,8 @@ from .synthesis import istft_overlap_add
 
 __all__ = [
     "ContextCache",
+    "JointBlocks",
+    "JointHalf",
     "PackedConv",
     "PackedLinear",
     "Storage",

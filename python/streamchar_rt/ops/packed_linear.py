@@ -1,7 +1,7 @@
-"""Linear layers with weights packed once in a narrow type, for inference on a CPU."""
+"""Linear layers with weights packed once, for inference on a CPU."""
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -9,14 +9,14 @@ from torch import Tensor
 from ..errors import ConfigError, UnsupportedError
 from ._native import float_rows, load_error, native
 
-Storage = Literal["bf16", "int8"]
+Storage = Literal["fp32", "bf16", "int8"]
 Activation = Literal["gelu_tanh"]
 
 
 class PackedLinear:
-    """``y = activation(x W^T + b)`` in float32, with W kept as bfloat16 or int8.
+    """``y = activation(x W^T + b)`` in float32, with W kept as float32, bfloat16 or int8.
 
-    bf16: relative error about 2e-3, at most 4e-3. int8: one scale per output and, at each call, one per row of x
+    fp32: rounding of float32 sums alone. bf16: relative error about 2e-3, at most 4e-3. int8: one scale per output and, at each call, one per row of x
     (largest magnitude = 127); about 1e-2 for normally distributed x and W, more where a row has outliers. A row
     with an infinity or NaN becomes NaN.
 
@@ -28,7 +28,7 @@ class PackedLinear:
 
     Attributes:
         in_features, out_features: K and N.
-        storage: "bf16" or "int8".
+        storage: "fp32", "bf16" or "int8".
         nbytes: memory held.
     """
 
@@ -46,15 +46,15 @@ class PackedLinear:
                 f"weight is {tuple(weight.shape)}, bias {None if bias is None else tuple(bias.shape)}",
                 hint="weight (out_features, in_features), bias (out_features,) or None",
             )
-        if storage not in ("bf16", "int8"):
-            raise ConfigError(f"no storage {storage!r}", hint='"bf16" or "int8"')
+        if storage not in get_args(Storage):
+            raise ConfigError(f"no storage {storage!r}", hint='"fp32", "bf16" or "int8"')
         tensors = [None if t is None else t.detach().to("cpu", torch.float32).contiguous() for t in (weight, bias)]
         if not all(bool(torch.isfinite(t).all()) for t in tensors if t is not None):
             raise ConfigError("weight and bias must be finite", hint="the model is damaged")
         self.out_features, self.in_features = weight.shape
         self.storage = storage
         self._packed = native.PackedLinear(
-            tensors[0].data_ptr(), 0 if tensors[1] is None else tensors[1].data_ptr(), *weight.shape, storage == "int8"
+            tensors[0].data_ptr(), 0 if tensors[1] is None else tensors[1].data_ptr(), *weight.shape, storage
         )
         self.nbytes: int = self._packed.nbytes
 
@@ -65,11 +65,11 @@ class PackedLinear:
 
     @staticmethod
     def pays(storage: Storage = "bf16") -> bool:
-        """Whether products of this storage are faster here than torch's float32: bf16 with AMX, int8 from AVX-512 VNNI
-        on. Elsewhere weights are widened, which saves memory and no time."""
-        fast = {"bf16": ("amx",), "int8": ("avx512_vnni", "avx512_bf16", "amx")}
+        """Whether products of this storage are faster here than float32's: bf16 with AMX, int8 from AVX-512 VNNI on.
+        Elsewhere weights are widened, which saves memory and no time."""
+        fast = {"fp32": (), "bf16": ("amx",), "int8": ("avx512_vnni", "avx512_bf16", "amx")}
         if storage not in fast:
-            raise ConfigError(f"no storage {storage!r}", hint='"bf16" or "int8"')
+            raise ConfigError(f"no storage {storage!r}", hint='"fp32", "bf16" or "int8"')
         return native is not None and native.isa() in fast[storage]
 
     def __call__(
