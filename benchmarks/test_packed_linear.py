@@ -18,7 +18,7 @@ SHAPES = [(272, 256, 768), (272, 256, 256), (272, 256, 384), (272, 384, 256), (1
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("rows,inputs,outputs", SHAPES, ids=lambda n: str(n))
-@pytest.mark.parametrize("storage,limit", [("bf16", 4e-3), ("int8", 1.5e-2)], ids=["cpu-bf16", "cpu-int8"])
+@pytest.mark.parametrize("storage,limit", [("fp32", 1e-5), ("bf16", 4e-3), ("int8", 1.5e-2)], ids=["cpu-fp32", "cpu-bf16", "cpu-int8"])
 def test_packed_linear(benchmark, storage, limit, rows, inputs, outputs, threads):
     torch.manual_seed(torch.seed())
     weight, bias = torch.randn(outputs, inputs) / inputs ** 0.5, torch.randn(outputs)
@@ -75,7 +75,7 @@ class HalfBlock:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("rows", [16, 256])
-@pytest.mark.parametrize("storage,limit", [("bf16", 4e-3), ("int8", 1.5e-2)], ids=["cpu-bf16", "cpu-int8"])
+@pytest.mark.parametrize("storage,limit", [("fp32", 1e-5), ("bf16", 4e-3), ("int8", 1.5e-2)], ids=["cpu-fp32", "cpu-bf16", "cpu-int8"])
 def test_linears_of_a_block(benchmark, storage, limit, rows, threads):
     torch.manual_seed(torch.seed())
     half = HalfBlock(rows, storage)

@@ -1,4 +1,5 @@
 """The cached run time against the whole window, and the pieces both are made of."""
+import copy
 import math
 
 import pytest
@@ -31,7 +32,7 @@ def _style() -> Style:
 @pytest.mark.parametrize("kernels", ["reference", "native"])
 @pytest.mark.parametrize("with_sink,with_motion", [(False, False), (False, True), (True, True)])
 def test_cached_equals_whole_window(dit, kernels, with_sink, with_motion):
-    runtime = CachedDenoiser(dit, kernels)
+    runtime = CachedDenoiser(copy.deepcopy(dit), kernels)
     cache = runtime.new_cache()
     reference = 3 * torch.randn(1, 64, 16, 16)
     sink, motion, current = _chunk(), _chunk(), _chunk()
@@ -130,7 +131,7 @@ def test_noise_is_a_function_of_its_key():
     assert abs(float(big.mean())) < 0.01 and abs(float(big.std()) - 1) < 0.01
 
 
-@pytest.mark.parametrize("storage,limit", [("bf16", 2e-2), ("int8", 6e-2)])
+@pytest.mark.parametrize("storage,limit", [("fp32", 1e-5), ("bf16", 2e-2), ("int8", 6e-2)])
 def test_packed_blocks_equal_plain_ones_up_to_their_rounding(dit, storage, limit):
     """Relative error of a whole step, weights and products rounded in every layer; and the rows of one stream do not
     depend on the company."""
@@ -146,7 +147,7 @@ def test_packed_blocks_equal_plain_ones_up_to_their_rounding(dit, storage, limit
         conditions = [[c[i:i + 1] for i in streams] for c in (c_v, c_a)]
         return runtime.velocities(caches, *columns(current), [_style()] * len(streams), *conditions, 0.3)
 
-    wanted = velocities(CachedDenoiser(dit), [0, 1])
+    wanted = velocities(CachedDenoiser(dit, "reference"), [0, 1])
     packed = CachedDenoiser(dit, storage=storage)
     assert dit.blocks[0].video.qkv is None                    # kept once
     together = velocities(packed, [0, 1])

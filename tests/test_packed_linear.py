@@ -13,6 +13,7 @@ from streamchar_rt.ops import reference
 
 from .native_support import fresh_generator, linear_isa, native, relative_error  # noqa: F401
 
+FP32_LIMIT = 1e-6
 BF16_LIMIT = 4e-3
 INT8_LIMIT = 1.5e-2   # for normally distributed x and W; test_int8_keeps_its_bound holds for any
 # (rows, inputs, outputs): those of the shipped model, then odd ones.
@@ -33,7 +34,7 @@ def truth(x, weight, bias, activation=None):
 
 
 @pytest.mark.parametrize("rows,inputs,outputs", SHAPES)
-@pytest.mark.parametrize("storage,limit", [("bf16", BF16_LIMIT), ("int8", INT8_LIMIT)])
+@pytest.mark.parametrize("storage,limit", [("fp32", FP32_LIMIT), ("bf16", BF16_LIMIT), ("int8", INT8_LIMIT)])
 @pytest.mark.parametrize("activation", [None, "gelu_tanh"])
 def test_equals_float64(linear_isa, rows, inputs, outputs, storage, limit, activation):
     generator = fresh_generator()
@@ -71,7 +72,7 @@ def test_int8_keeps_its_bound(linear_isa, scale):
     assert torch.equal(y[9].float(), bias)
 
 
-@pytest.mark.parametrize("storage", ["bf16", "int8"])
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8"])
 def test_sums_of_whole_numbers_are_exact(linear_isa, storage):
     """Whole numbers up to 127 are stored and multiplied exactly, so any slip of the layout shows."""
     generator = fresh_generator()
@@ -83,7 +84,7 @@ def test_sums_of_whole_numbers_are_exact(linear_isa, storage):
     assert float((y.double() - wanted).abs().max()) <= 1e-6 * float(wanted.abs().max())
 
 
-@pytest.mark.parametrize("storage", ["bf16", "int8"])
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("activation", [None, "gelu_tanh"])
 def test_a_row_depends_on_itself_alone(linear_isa, storage, activation):
     generator = fresh_generator()
@@ -106,7 +107,7 @@ def test_a_row_depends_on_itself_alone(linear_isa, storage, activation):
         ops.set_num_threads(before)
 
 
-@pytest.mark.parametrize("storage", ["bf16", "int8"])
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8"])
 def test_batches_strides_and_out(linear_isa, storage):
     generator = fresh_generator()
     weight, bias = layer(generator, 40, 30)
@@ -130,7 +131,7 @@ def around(generator, batch, tokens, inputs, outputs, shared):
 
 @pytest.mark.parametrize("batch,tokens,inputs,outputs", [(1, 272, 256, 768), (3, 21, 64, 48), (2, 50, 37, 19)])
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("storage,limit", [("bf16", BF16_LIMIT), ("int8", INT8_LIMIT)])
+@pytest.mark.parametrize("storage,limit", [("fp32", FP32_LIMIT), ("bf16", BF16_LIMIT), ("int8", INT8_LIMIT)])
 @pytest.mark.parametrize("activation", [None, "gelu_tanh"])
 def test_modulation_and_gate_around_the_layer(
     linear_isa, batch, tokens, inputs, outputs, shared, storage, limit, activation
@@ -153,7 +154,7 @@ def test_modulation_and_gate_around_the_layer(
     assert torch.equal(target, both)
 
 
-@pytest.mark.parametrize("storage", ["bf16", "int8"])
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8"])
 def test_batches_get_what_they_would_get_alone(linear_isa, storage):
     generator = fresh_generator()
     weight, bias = layer(generator, 256, 96)
@@ -172,7 +173,7 @@ def test_batches_get_what_they_would_get_alone(linear_isa, storage):
         ops.set_num_threads(before)
 
 
-@pytest.mark.parametrize("storage", ["bf16", "int8"])
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_not_finite_stays_in_its_row(linear_isa, storage, bad):
     generator = fresh_generator()
