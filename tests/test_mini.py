@@ -252,8 +252,10 @@ def test_profile_sees_where_a_chunk_goes(engine):
     ops = {(row["part"].split(".")[0], row["op"]): row for row in result.rows()}
     config, layout = engine.models.denoiser.dit.config, engine.models.denoiser.layout
     # Per layer: every step reads reference, sink and motion; then the finished chunk sees itself alone.
-    tokens, width = layout.chunk_tokens, config.width
-    seen = result.facts["steps"] * (layout.reference_tokens + 3 * tokens) + tokens
-    assert ops["denoiser", "attend"]["gflop"] == pytest.approx(4 * config.depth * tokens * seen * width / 1e9)
+    tokens, width, steps = layout.chunk_tokens, config.width, result.facts["steps"]
+    seen = steps * (layout.reference_tokens + 3 * tokens) + tokens
+    weights = [4 * width**2 + 2 * width * hidden for hidden in (config.feed_forward, config.audio_feed_forward or config.feed_forward)]
+    linear = (steps + 1) * (layout.video_tokens * weights[0] + layout.audio_tokens * weights[1])
+    assert ops["denoiser", "joint_blocks"]["gflop"] == pytest.approx(config.depth * (4 * tokens * seen * width + 2 * linear) / 1e9)
     assert {"orchestrator", "denoiser", "codecs"} <= {part for part, _ in ops}
     assert sum(row["ms"] for row in ops.values()) < (result.spans[0][1] - result.spans[0][0]) * 1e3

@@ -34,8 +34,7 @@ and without it.
 
 On a machine with an NVIDIA GPU, Nsight Compute looks into one kernel of the op benchmark:
   ncu --set full -k regex:segment_attention --launch-skip 3 --launch-count 1 python -m tools.gpu.bench --out /tmp/rows
-Ops that run on a GPU stand in NVTX ranges called part:op, for Nsight Systems and for ncu's filter:
-  ncu --set full --nvtx --nvtx-include "denoiser.context:attend/" streamchar profile --chunks 1
+Ops that run on a GPU stand in NVTX ranges called part:op, for Nsight Systems.
 """
 
 

@@ -109,7 +109,7 @@ class Monolith(nn.Module):
         tokens = dit.embed(window.video, window.audio)
         vector = dit.vector(t, style)
         attend = SegmentAttention(layout, dit.positions(tokens).to(device), tokens[0].shape[1], context=context)
-        video, residual = dit.project(dit.run(tokens, dit.modulations(vector), attend), vector)
+        video, residual = dit.project(dit.run(tokens, dit.modulations(vector), attend), dit.final(vector))
         nothing = window.audio.new_zeros(*window.audio.shape[:2], dit.config.width)
         return video, dit.audio_velocity(residual, window.audio, nothing.to(residual.dtype), t)
 

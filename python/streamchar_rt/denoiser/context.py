@@ -1,18 +1,17 @@
 """Context memory of a stream and the DiT that reads it: the run-time side of ``dit``."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from .. import ops
-from .dit import Block, JointDiT, Style, patchify, run_blocks, unpatchify
-from .packed import packed_blocks
+from .dit import JointDiT, Style, patchify, unpatchify
+from .packed import Pair, PackedTransformer, PlainTransformer
 
 REFERENCE, SINK, MOTION = "reference", "sink", "motion"
 
-# (tokens, modulation, caches, segments to read, segment to store) to the tokens after all blocks
-_Run = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+VECTORS_KEPT = 64
 
 
 class CachedDenoiser:
@@ -36,8 +35,9 @@ class CachedDenoiser:
         self._ropes = {layout.chunk_tokens: ops.Rope(layout.chunk_positions(), freqs, axes),
                        layout.reference_tokens: ops.Rope(layout.video_positions(1), freqs, axes)}
         self._clean = dit.modulations(dit.vector(torch.ones(1), None))
+        self._vectors: dict[tuple[float, int, int, int], tuple[torch.Tensor, Pair]] = {}
         native = self.new_cache().kernels == "native" and self.dtype is torch.float32
-        self._run = self._packed(storage) if native else self._plain()
+        self._transformer = PackedTransformer(dit, storage) if native else PlainTransformer(dit)
 
     def new_cache(self) -> ops.ContextCache:
         config, layout = self.dit.config, self.layout
@@ -46,39 +46,22 @@ class CachedDenoiser:
             capacity={REFERENCE: layout.reference_tokens, SINK: layout.chunk_tokens, MOTION: layout.chunk_tokens},
             ring=MOTION, chunks=1, history=0, dtype=self._memory, device="cpu", kernels=self.kernels)
 
-    def _packed(self, storage: ops.Storage) -> _Run:
-        """All blocks in one native call."""
-        blocks = packed_blocks(self.dit, storage)
+    def _run(self, tokens: Pair, modulation: torch.Tensor, caches: Sequence[ops.ContextCache],
+             segments: Sequence[str] | None, store: str | None) -> Pair:
+        rope = self._ropes[tokens[0].shape[1] + tokens[1].shape[1]]
+        return self._transformer.run(tokens, modulation, caches, rope=rope, distances=self._distances,
+                                     segments=segments, store=store)
 
-        def run(tokens, modulation, caches, segments, store):
-            rows = tokens[0].shape[1] + tokens[1].shape[1]
-            return blocks(*(x.contiguous() for x in tokens), modulation, caches, rope=self._ropes[rows],
-                          distances=self._distances, segments=segments, store=store)
-
-        return run
-
-    def _plain(self) -> _Run:
-        """The blocks in torch, over whatever the caches have."""
-        layout = self.layout
-        stack = lambda block, name, count: torch.stack(
-            [getattr(s, name).detach().float() for s in (block.video, block.audio)][:count]).contiguous()
-        both, one = (0, layout.video_tokens, layout.chunk_tokens), (0, layout.reference_tokens)
-        norms = {rows: [ops.QkNorm(stack(b, "q_norm", kinds), stack(b, "k_norm", kinds), bounds=bounds)
-                        for b in self.dit.blocks]
-                 for rows, kinds, bounds in ((layout.chunk_tokens, 2, both), (layout.reference_tokens, 1, one))}
-
-        def run(tokens, modulation, caches, segments, store):
-            def attend(layer: int, block: Block, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-                rows, out = q.shape[1], torch.empty(q.shape)
-                for i, cache in enumerate(caches):
-                    ops.attend(cache, layer, q[i].float(), k[i].float(), v[i].float(), norm=norms[rows][layer],
-                               rope=self._ropes[rows], distances=self._distances, segments=segments, store=store,
-                               out=out[i])
-                return out.to(q.dtype)
-
-            return run_blocks(self.dit.blocks, tokens, modulation, attend)
-
-        return run
+    def _vector(self, t: float, style: Style) -> tuple[torch.Tensor, Pair]:
+        """The blocks' modulation and the final one, made once for each time and style."""
+        key = (t, int(style.voice), int(style.emotion), int(style.mode))
+        found = self._vectors.get(key)
+        if found is None:
+            vector = self.dit.vector(torch.tensor([t]), style)
+            if len(self._vectors) >= VECTORS_KEPT:
+                self._vectors.clear()
+            found = self._vectors[key] = self.dit.modulations(vector), self.dit.final(vector)
+        return found
 
     def write_reference(self, cache: ops.ContextCache, features: torch.Tensor) -> None:
         """The codec's coarse reference features (1, C, h, w): keys and values once a session."""
@@ -99,18 +82,16 @@ class CachedDenoiser:
                    condition_audio: Sequence[torch.Tensor], t: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Velocities, float32, of several streams' noisy chunks at flow time ``t``; each sees the whole of its context.
 
-        Every sequence has an entry a stream, with a leading dimension of one. Products of a single row are left
-        single: they are cheap, and several rows together would round differently.
+        Every sequence has an entry a stream, with a leading dimension of one.
         """
         time = torch.tensor([t])
         joined = [torch.cat(list(x)) for x in (video, audio, condition_video, condition_audio)]
-        vectors = [self.dit.vector(time, style) for style in styles]
-        modulation = torch.cat([self.dit.modulations(vector) for vector in vectors])
+        modulations, finals = zip(*(self._vector(t, style) for style in styles))
         tokens = self.dit.embed(*(x.to(self.dtype) for x in joined))
-        tokens = self._run(tokens, modulation, caches, None, None)
+        tokens = self._run(tokens, torch.cat(modulations), caches, None, None)
         velocities = []
-        for *part, vector, noisy, condition in zip(*(x.split(1) for x in tokens), vectors, audio, condition_audio):
-            v, residual = self.dit.project(part, vector)
+        for *part, final, noisy, condition in zip(*(x.split(1) for x in tokens), finals, audio, condition_audio):
+            v, residual = self._transformer.project(part, final)
             velocities.append((v.float(), self.dit.audible_velocity(residual, noisy, condition.to(self.dtype), time)))
         return velocities
 

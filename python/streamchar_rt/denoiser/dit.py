@@ -223,10 +223,15 @@ class JointDiT(nn.Module):
             attend: Attention) -> tuple[torch.Tensor, torch.Tensor]:
         return run_blocks(self.blocks, tokens, modulation, attend)
 
-    def project(self, tokens: tuple[torch.Tensor, torch.Tensor], vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The video's velocity (B, Tv, 48), and what ``audio_velocity`` makes the audio's from (B, Ta, 160)."""
+    def final(self, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Shift and scale behind the last block, (B, 1, d) each."""
         shift, scale = self.final_modulation(vector)[:, None].chunk(2, -1)
-        return self.video_out(modulate(tokens[0], shift, scale)), self.audio_out(modulate(tokens[1], shift, scale))
+        return shift, scale
+
+    def project(self, tokens: tuple[torch.Tensor, torch.Tensor],
+                final: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The video's velocity (B, Tv, 48), and what ``audio_velocity`` makes the audio's from (B, Ta, 160)."""
+        return self.video_out(modulate(tokens[0], *final)), self.audio_out(modulate(tokens[1], *final))
 
     def audio_velocity(self, residual: torch.Tensor, noisy: torch.Tensor, condition: torch.Tensor,
                        t: torch.Tensor) -> torch.Tensor:
@@ -351,5 +356,5 @@ def windowed_velocity(dit: JointDiT, window: Window, t: torch.Tensor, style: Sty
     tokens = dit.embed(window.video, window.audio, condition_video, condition_audio)
     vector = dit.vector(t, style)
     attend = SegmentAttention(layout, dit.positions(tokens).to(device), tokens[0].shape[1], context=context)
-    video, residual = dit.project(dit.run(tokens, dit.modulations(vector), attend), vector)
+    video, residual = dit.project(dit.run(tokens, dit.modulations(vector), attend), dit.final(vector))
     return video, dit.audio_velocity(residual, window.audio, condition_audio, t)

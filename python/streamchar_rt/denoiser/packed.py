@@ -1,5 +1,7 @@
-"""The DiT's blocks for inference: whole, with packed weights, on a CPU; and with their own weights and fused layers."""
+"""The DiT's blocks for inference: whole, with packed weights; in torch; and in torch with fused layers between."""
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -7,18 +9,62 @@ import torch.nn.functional as F
 from .. import ops
 from .dit import Attention, Block, JointDiT, Stream
 
+Pair = tuple[torch.Tensor, torch.Tensor]    # of video and audio
+
 _LAYERS = ("qkv", "out", "expand", "contract")
 
 
-def packed_blocks(dit: JointDiT, storage: ops.Storage) -> ops.JointBlocks:
-    """The blocks with weights in ``storage``. Takes the blocks' own layers away: they are not kept twice."""
-    def half(stream: Stream) -> ops.JointHalf:
-        layers = {name: ops.PackedLinear.pack(getattr(stream, name), storage) for name in _LAYERS}
-        for name in _LAYERS:
-            setattr(stream, name, None)
-        return ops.JointHalf(**layers, table=stream.table, q_norm=stream.q_norm, k_norm=stream.k_norm)
+class PackedTransformer:
+    """The blocks in one native call, and the layers behind them. Packs the blocks' weights in ``storage`` and takes them
+    away from ``dit``: they are not kept twice."""
 
-    return ops.JointBlocks([(half(block.video), half(block.audio)) for block in dit.blocks], dit.config.heads)
+    def __init__(self, dit: JointDiT, storage: ops.Storage):
+        def half(stream: Stream) -> ops.JointHalf:
+            layers = {name: ops.PackedLinear.pack(getattr(stream, name), storage) for name in _LAYERS}
+            for name in _LAYERS:
+                setattr(stream, name, None)
+            return ops.JointHalf(**layers, table=stream.table, q_norm=stream.q_norm, k_norm=stream.k_norm)
+
+        self._blocks = ops.JointBlocks([(half(b.video), half(b.audio)) for b in dit.blocks], dit.config.heads)
+        self._out = [ops.PackedLinear.pack(layer, "fp32") for layer in (dit.video_out, dit.audio_out)]
+
+    def run(self, tokens: Pair, modulation: torch.Tensor, caches: Sequence[ops.ContextCache], *, rope: ops.Rope,
+            distances: Mapping[str, float], segments: Sequence[str] | None, store: str | None) -> Pair:
+        """Tokens after the blocks, (B, Tv, d) and (B, Ta, d); the rest as for ``ops.JointBlocks``."""
+        return self._blocks(*(x.contiguous() for x in tokens), modulation, caches, rope=rope, distances=distances,
+                            segments=segments, store=store)
+
+    def project(self, tokens: Pair, final: Pair) -> Pair:
+        """What ``JointDiT.project`` gives, for its final shift and scale, (1, 1, d) each."""
+        video, audio = (layer(x, modulate=final) for layer, x in zip(self._out, tokens))
+        return video, audio
+
+
+class PlainTransformer:
+    """The same in torch, with attention as the caches have it."""
+
+    def __init__(self, dit: JointDiT):
+        self.dit, layout = dit, dit.config.layout
+        stack = lambda block, name, count: torch.stack(
+            [getattr(s, name).detach().float() for s in (block.video, block.audio)][:count]).contiguous()
+        both, one = (0, layout.video_tokens, layout.chunk_tokens), (0, layout.reference_tokens)
+        self._norms = {rows: [ops.QkNorm(stack(b, "q_norm", kinds), stack(b, "k_norm", kinds), bounds=bounds)
+                              for b in dit.blocks]
+                       for rows, kinds, bounds in ((layout.chunk_tokens, 2, both), (layout.reference_tokens, 1, one))}
+
+    def run(self, tokens: Pair, modulation: torch.Tensor, caches: Sequence[ops.ContextCache], *, rope: ops.Rope,
+            **reads) -> Pair:
+        def attend(layer: int, block: Block, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            out = torch.empty(q.shape)
+            for i, cache in enumerate(caches):
+                ops.attend(cache, layer, q[i].float(), k[i].float(), v[i].float(), norm=self._norms[rope.tokens][layer],
+                           rope=rope, out=out[i], **reads)
+            return out.to(q.dtype)
+
+        return self.dit.run(tokens, modulation, attend)
+
+    def project(self, tokens: Pair, final: Pair) -> Pair:
+        return self.dit.project(tokens, final)
 
 
 def fused_block(block: Block, layer: int, tokens: tuple[torch.Tensor, torch.Tensor], modulation: torch.Tensor,

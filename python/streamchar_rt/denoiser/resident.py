@@ -200,7 +200,7 @@ class ResidentDenoiser:
             return self._attend(layer, q[0], [keys[:end]], [values[:end]], [0.0])[None]
 
         tokens = self._run(tokens, self.dit.modulations(vector), attend)
-        v, residual = self.dit.project(tokens, vector)
+        v, residual = self.dit.project(tokens, self.dit.final(vector))
         return v.float(), self.dit.audible_velocity(residual, audio, condition_audio.to(self.dtype), t)
 
     def _run(self, tokens: tuple[Tensor, Tensor], modulation: Tensor, attend: Any) -> tuple[Tensor, Tensor]:
