@@ -119,11 +119,11 @@ class Models:
     def drawn_latents(self, latents: torch.Tensor, previous: torch.Tensor | None) -> list[torch.Tensor]:
         """The denoiser's latents (1, N, C, h, w) in the decoder's scale, (1, C, h, w) each, whose movement goes on
         where that of the one before ended; ``previous``: the last one of the chunk before."""
-        drawn = list((latents[0] * self.latent_std[0] + self.latent_mean[0]).split(1))
-        for i, latent in enumerate(drawn):
-            before = drawn[i - 1] if i else previous
-            drawn[i] = latent if before is None else self.movement.joined(latent, before)
-        return drawn
+        drawn = latents[0] * self.latent_std[0] + self.latent_mean[0]
+        if previous is not None:
+            return list(self.movement.joined(drawn, previous).split(1))
+        first, rest = drawn[:1], drawn[1:]
+        return [first, *(self.movement.joined(rest, first).split(1) if len(rest) else ())]
 
 
 def frame_rate(manifest: Mapping) -> Fraction:
