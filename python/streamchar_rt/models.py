@@ -107,14 +107,15 @@ class Models:
                    fps=frame_rate(manifest), placement=placement)
 
     def draw(self, latents: torch.Tensor, previous: torch.Tensor, character: CharacterFeatures,
-             between: Callable[[], None] = lambda: None) -> torch.Tensor:
+             between: Callable[[], None] = lambda: None, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Frames, uint8 (4B, H, W, 4) with straight alpha, of latents (B, C, h, w) in the decoder's scale and those
-        before them; ``between``: called a few times on the way, and may raise to stop it."""
+        before them; ``between``: called a few times on the way, and may raise to stop it; ``out``: where to write."""
         if self.packed_decoder is not None:
-            return self.packed_decoder(latents, previous, character.picture, character.features, between)
+            return self.packed_decoder(latents, previous, character.picture, character.features, between, out=out)
         both = (x.to(self.picture_dtype) for x in (latents, previous))
         decoded = self.video_decoder(*both, character.picture, character.features, between)
-        return to_straight(decoded.frames.flatten(0, 1))
+        frames = to_straight(decoded.frames.flatten(0, 1))
+        return frames if out is None else out.copy_(frames)
 
     def drawn_latents(self, latents: torch.Tensor, previous: torch.Tensor | None) -> list[torch.Tensor]:
         """The denoiser's latents (1, N, C, h, w) in the decoder's scale, (1, C, h, w) each, whose movement goes on
