@@ -15,6 +15,7 @@ pybind11_add_module(_native MODULE NO_EXTRAS
   csrc/bindings/linear.cc
   csrc/bindings/conv.cc
   csrc/bindings/picture.cc
+  csrc/bindings/video_decoder.cc
   csrc/bindings/context.cc
   csrc/bindings/networks.cc
   csrc/bindings/layout.cc

@@ -90,9 +90,9 @@ def test_motion_code_is_read_back_and_averages_noise(seeded):
 def test_joined_movement_goes_on_where_the_one_before_ended(seeded):
     """The first frame lies one step behind the last one; the rest of the jump dies away; all else stays as it was."""
     code = MotionCode()
-    before, after = torch.randn(2, 7, 12, 16, 16)
+    before, after = torch.randn(1, 12, 16, 16), torch.randn(7, 12, 16, 16)
     joined = code.joined(after, before)
-    old, raw, new = (code.read(x[:, :4]).double() for x in (before, after, joined))
+    old, raw, new = (code.read(x[:, :4]).double() for x in (torch.cat([before, joined[:-1]]), after, joined))
     step = ((old[:, 3] - old[:, 2]) + (raw[:, 1] - raw[:, 0])) / 2
     jump = raw[:, 0] - old[:, 3] - step
     for k, left in enumerate((1.0, 0.75, 0.5, 0.25)):
@@ -104,7 +104,8 @@ def test_joined_movement_goes_on_where_the_one_before_ended(seeded):
 
 
 def test_movement_that_goes_on_evenly_is_not_touched(seeded):
-    code, time = MotionCode(), torch.arange(8.0)[:, None]
-    track = torch.randn(3, 1, 21) + 0.1 * torch.randn(3, 1, 21) * time
-    before, after = code.write(track[:, :4], 16, 16), code.write(track[:, 4:], 16, 16)
-    assert (code.joined(after, before) - after).abs().max() < 1e-4
+    code, time = MotionCode(), torch.arange(16.0)[:, None]
+    track = torch.randn(1, 21) + 0.1 * torch.randn(1, 21) * time
+    before, *after = code.write(track.unflatten(0, (-1, 4)), 16, 16)
+    after = torch.stack(after)
+    assert (code.joined(after, before[None]) - after).abs().max() < 1e-4

@@ -14,7 +14,8 @@ from streamchar_rt.op_recorder import Call, Recorder
 from streamchar_rt.profile import Ceilings, Profile
 from tests.stand_in import make_engine
 
-from .native_support import native, norm_for, rope_for
+from .native_support import fresh_generator, native, norm_for, rope_for
+from .video_support import drawn, op_by_op, random_character, random_latents, random_parts
 
 CEILINGS = Ceilings({"fp32": 1e9, "bf16": 4e9, "int8": 8e9}, 1e9)
 
@@ -104,6 +105,24 @@ def test_native_ops_are_seen_with_what_they_read(seeded):
     assert (linear.op, linear.flops) == ("packed_linear", 2 * 12 * 40 * 24)
     assert linear.bytes == layer.nbytes + 4 * 12 * (40 + 24)
     assert linear.kind == ("int8" if ops.PackedLinear.pays("int8") else "fp32")
+
+
+@torch.inference_mode()
+def test_a_drawing_costs_what_its_ops_cost():
+    generator = fresh_generator()
+    given = random_parts(generator)
+    character, latents = random_character(generator, given, 4, 6), random_latents(generator, given, 4, 6)
+    one_by_one = [call for call in recorded(lambda: op_by_op(given, latents, character))
+                  if call.op in ("packed_conv", "picture_warp", "picture_blend")]
+    calls = [call for call in recorded(lambda: drawn(ops.VideoLayers(**given), latents, character))
+             if call.op == "video_layers"]
+    total = lambda calls, what: sum(getattr(call, what) for call in calls)
+    assert len(calls) == 5 and len({call.flops for call in calls[1:]}) == 1
+    assert total(calls, "flops") == total(one_by_one, "flops") > 0
+    # Frame by frame, weights and what is known of the character are read each time.
+    again = sum(conv.nbytes for conv, _, _ in ops.VideoLayers(**given).of_frame)
+    assert total(calls, "bytes") == total(one_by_one, "bytes") + 3 * again
+    assert {call.kind for call in calls} == {call.kind for call in one_by_one if call.op == "packed_conv"}
 
 
 def test_only_the_own_thread_is_recorded_and_nothing_stays_behind():

@@ -37,6 +37,7 @@ void bind_istft(pybind11::module_& module);
 void bind_linear(pybind11::module_& module);
 void bind_conv(pybind11::module_& module);
 void bind_picture(pybind11::module_& module);
+void bind_video_decoder(pybind11::module_& module);
 void bind_machine(pybind11::module_& module);
 void bind_layout(pybind11::module_& module);
 void bind_cuda(pybind11::module_& module);  // only in builds with CUDA

@@ -13,11 +13,11 @@ namespace {
 
 namespace py = pybind11;
 
-std::unique_ptr<PackedConv> pack(Address weight, Address bias, int inputs, int channels, int size, int frames,
+std::shared_ptr<PackedConv> pack(Address weight, Address bias, int inputs, int channels, int size, int frames,
                                  int shuffle) {
   const ConvShape shape{
       .inputs = inputs, .channels = channels, .size = size, .frames = frames, .shuffle = shuffle};
-  return std::make_unique<PackedConv>(floats(weight), floats(bias), shape);
+  return std::make_shared<PackedConv>(floats(weight), floats(bias), shape);
 }
 
 // (address, channels, stride of pictures)
@@ -46,7 +46,7 @@ void apply(const PackedConv& conv, int batch, int height, int width, const std::
 void bind_conv(py::module_& module) {
   using NoGil = py::call_guard<py::gil_scoped_release>;
   module.attr("max_conv_inputs") = kMaxConvInputs;
-  py::class_<PackedConv>(module, "PackedConv")
+  py::class_<PackedConv, std::shared_ptr<PackedConv>>(module, "PackedConv")
       .def(py::init(&pack), NoGil())
       .def("apply", &apply, NoGil())
       .def("read", [](const PackedConv& conv, Address weight) { conv.read(writable_floats(weight)); }, NoGil())

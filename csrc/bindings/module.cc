@@ -10,6 +10,7 @@ PYBIND11_MODULE(_native, module) {
   streamchar::bindings::bind_linear(module);
   streamchar::bindings::bind_conv(module);
   streamchar::bindings::bind_picture(module);
+  streamchar::bindings::bind_video_decoder(module);
   streamchar::bindings::bind_context(module);
   streamchar::bindings::bind_networks(module);
   streamchar::bindings::bind_layout(module);

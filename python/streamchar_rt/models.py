@@ -107,23 +107,24 @@ class Models:
                    fps=frame_rate(manifest), placement=placement)
 
     def draw(self, latents: torch.Tensor, previous: torch.Tensor, character: CharacterFeatures,
-             between: Callable[[], None] = lambda: None) -> torch.Tensor:
+             between: Callable[[], None] = lambda: None, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Frames, uint8 (4B, H, W, 4) with straight alpha, of latents (B, C, h, w) in the decoder's scale and those
-        before them; ``between``: called a few times on the way, and may raise to stop it."""
+        before them; ``between``: called a few times on the way, and may raise to stop it; ``out``: where to write."""
         if self.packed_decoder is not None:
-            return self.packed_decoder(latents, previous, character.picture, character.features, between)
+            return self.packed_decoder(latents, previous, character.picture, character.features, between, out=out)
         both = (x.to(self.picture_dtype) for x in (latents, previous))
         decoded = self.video_decoder(*both, character.picture, character.features, between)
-        return to_straight(decoded.frames.flatten(0, 1))
+        frames = to_straight(decoded.frames.flatten(0, 1))
+        return frames if out is None else out.copy_(frames)
 
     def drawn_latents(self, latents: torch.Tensor, previous: torch.Tensor | None) -> list[torch.Tensor]:
         """The denoiser's latents (1, N, C, h, w) in the decoder's scale, (1, C, h, w) each, whose movement goes on
         where that of the one before ended; ``previous``: the last one of the chunk before."""
-        drawn = list((latents[0] * self.latent_std[0] + self.latent_mean[0]).split(1))
-        for i, latent in enumerate(drawn):
-            before = drawn[i - 1] if i else previous
-            drawn[i] = latent if before is None else self.movement.joined(latent, before)
-        return drawn
+        drawn = latents[0] * self.latent_std[0] + self.latent_mean[0]
+        if previous is not None:
+            return list(self.movement.joined(drawn, previous).split(1))
+        first, rest = drawn[:1], drawn[1:]
+        return [first, *(self.movement.joined(rest, first).split(1) if len(rest) else ())]
 
 
 def frame_rate(manifest: Mapping) -> Fraction:

@@ -21,6 +21,7 @@ from .ops._native_store import NativeStore
 from .ops.joint_blocks import JointBlocks
 from .ops.packed_conv import PackedConv
 from .ops.packed_linear import PackedLinear
+from .ops.video_layers import LatentDrawing
 
 _PACKAGE = __package__ + "."
 _ACROSS = ("ops", "op_recorder", "threads")  # modules that work for whoever calls them
@@ -197,7 +198,10 @@ _COMPOSITE: dict[str, Callable[..., int]] = {
 
 
 # ---------------------------------------------------------------- native ops
-_LABELS = {PackedLinear: "packed_linear", PackedConv: "packed_conv", JointBlocks: "joint_blocks"}    # of what is called
+# Of a place of 4 x 4 pixels.
+_WARP_BYTES, _BLEND_BYTES = 4 * (64 + 64 + 10), 4 * (80 + 64) + 64
+_LABELS = {PackedLinear: "packed_linear", PackedConv: "packed_conv", JointBlocks: "joint_blocks",
+           LatentDrawing: "video_layers"}    # of what is called
 
 
 def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]]]]:
@@ -208,14 +212,16 @@ def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]
     yield PackedLinear, "__call__", _packed_cost
     yield PackedConv, "__call__", _conv_cost
     yield JointBlocks, "__call__", _blocks_cost
+    yield LatentDrawing, "begin", lambda drawing, *rest: _layers_cost(drawing, drawing.layers.common)
+    yield LatentDrawing, "frame", _frame_cost
     if native is not None:
         rows = lambda reads: lambda batch, tokens, width, *rest: (0, 4 * (reads + 1) * batch * tokens * width, "fp32")
         yield native, "adaln_modulate", rows(1)
         yield native, "gated_residual", rows(2)
         yield native, "istft_overlap_add", _istft_cost
-        pixels = lambda numbers: lambda frames, height, width, *rest: (0, numbers * frames * height * width, "fp32")
-        yield native, "picture_warp", pixels(4 * (64 + 64 + 10))
-        yield native, "picture_blend", pixels(4 * (80 + 64) + 64)
+        places = lambda each: lambda frames, height, width, *rest: (0, each * frames * height * width, "fp32")
+        yield native, "picture_warp", places(_WARP_BYTES)
+        yield native, "picture_blend", places(_BLEND_BYTES)
 
 
 def _attend_cost(store, layer, q, k, v, norm, rope, reads, keep, out) -> tuple[int, int, str]:
@@ -270,11 +276,26 @@ def _packed_cost(layer, x, *, residual=None, **rest) -> tuple[int, int, str]:
 
 
 def _conv_cost(layer, inputs, *, added=None, **rest) -> tuple[int, int, str]:
-    places = prod((inputs if isinstance(inputs, torch.Tensor) else inputs[0]).shape[:3])
+    return _convolution_cost(layer, prod((inputs if isinstance(inputs, torch.Tensor) else inputs[0]).shape[:3]),
+                             added is not None)
+
+
+def _convolution_cost(layer, places: int, adds: bool) -> tuple[int, int, str]:
     outputs = layer.channels * layer.frames * layer.shuffle**2
-    moved = places * (layer.in_channels + outputs * (2 if added is not None else 1))
+    moved = places * (layer.in_channels + outputs * (2 if adds else 1))
     kind = "int8" if PackedLinear.pays("int8") else "fp32"
     return 2 * places * layer.in_channels * layer.size**2 * outputs, layer.nbytes + 4 * moved, kind
+
+
+def _layers_cost(drawing, convolutions) -> tuple[int, int, str]:
+    places = drawing.height * drawing.width
+    each = [_convolution_cost(layer, scale**2 * places, adds) for layer, scale, adds in convolutions]
+    return sum(flops for flops, _, _ in each), sum(traffic for _, traffic, _ in each), each[0][2]
+
+
+def _frame_cost(drawing, *rest) -> tuple[int, int, str]:
+    flops, traffic, kind = _layers_cost(drawing, drawing.layers.of_frame)
+    return flops, traffic + 16 * drawing.height * drawing.width * (_WARP_BYTES + _BLEND_BYTES), kind
 
 
 def _istft_cost(batch, count, size, hop, *rest) -> tuple[int, int, str]:

@@ -13,6 +13,7 @@ import torch
 
 from . import ops
 from .codecs import mel as mel_codec
+from .codecs.video import FRAMES
 from .codecs.vocoder import VocoderState
 from .denoiser import noise as random
 from .denoiser.context import MOTION, SINK
@@ -189,24 +190,26 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
     drawn = models.drawn_latents(latents, state.previous_latent)
     before = drawn[0] if state.previous_latent is None else state.previous_latent
     both = [before, *drawn]
+    frames = torch.empty(len(drawn), FRAMES, models.height, models.width, 4, dtype=torch.uint8)
 
     def go_on() -> None:
         if stopped():
             raise _Stopped
 
-    def decode(i: int) -> torch.Tensor | None:
+    def decode(i: int) -> bool:
         try:
             go_on()
-            return models.draw(both[i], both[i - 1], state.character, go_on)
+            models.draw(both[i], both[i - 1], state.character, go_on, out=frames[i - 1])
+            return True
         except _Stopped:
-            return None
+            return False
 
     # Where each core has a lane, kernels have no use for threads of their own.
     with ops.threads(1) if models.packed_decoder is not None and models.lanes.count > 1 else nullcontext():
-        pieces = models.lanes.map(decode, range(1, len(both)))
-    if any(piece is None for piece in pieces):
+        done = models.lanes.map(decode, range(1, len(both)))
+    if not all(done):
         return None, drawn[-1]
-    return torch.cat(pieces)[models.denoiser.layout.unseen:].numpy(), drawn[-1]
+    return frames.flatten(0, 1)[models.denoiser.layout.unseen:].numpy(), drawn[-1]
 
 
 class _Clock:

@@ -7,23 +7,14 @@ the convolutions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..ops import PackedConv, picture_blend, picture_warp, with_rim
+from ..errors import ConfigError
+from ..ops import KnownCharacter, PackedConv, PartMotion, VideoLayers, with_rim
 from .video import FRAMES, LOCAL_FLOW, PATCH, REACH, MotionCode, VideoDecoder
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What is added for a character, (1, h, w, channels) each, and its picture with a rim, (H + 4, W + 4, 4)."""
-    coarse: torch.Tensor
-    middle: torch.Tensor
-    fine: torch.Tensor
-    picture: torch.Tensor
 
 
 class PackedVideoDecoder:
@@ -40,111 +31,69 @@ class PackedVideoDecoder:
                   ("inputs", "split", "mix_middle", "up", "flow", "mix_fine", "out")}
         bias = {name: decoder.get_submodule(name).bias for name in weight}
         pair = lambda block: tuple(PackedConv(layer.weight, layer.bias) for layer in (block.first, block.second))
-        self.inputs = PackedConv(weight["inputs"][:, :latents])
-        self.trunk = [pair(block) for block in decoder.trunk]
         joined = lambda name, after: (_joined(weight[name], after), _joined_bias(bias[name], after))
-        self.split = PackedConv(*joined("split", weight["mix_middle"][:, :b]), frames=FRAMES, shuffle=2)
-        self.middle, self.flow = pair(decoder.middle), PackedConv(weight["flow"], bias["flow"])
-        self.up = PackedConv(*joined("up", weight["mix_fine"][:, :c]), shuffle=2)
-        self.warped = PackedConv(weight["mix_fine"][:, -4 * PATCH ** 2:])
-        self.fine, self.out = pair(decoder.fine), PackedConv(weight["out"], bias["out"])
+        self.layers = VideoLayers(
+            inputs=PackedConv(weight["inputs"][:, :latents]),
+            trunk=[pair(block) for block in decoder.trunk],
+            split=PackedConv(*joined("split", weight["mix_middle"][:, :b]), frames=FRAMES, shuffle=2),
+            middle=pair(decoder.middle), flow=PackedConv(weight["flow"], bias["flow"]),
+            up=PackedConv(*joined("up", weight["mix_fine"][:, :c]), shuffle=2),
+            warped=PackedConv(weight["mix_fine"][:, -4 * PATCH ** 2:]),
+            fine=pair(decoder.fine), out=PackedConv(weight["out"], bias["out"]),
+            motion=PartMotion(_read_of(MotionCode()), decoder.motion[0], decoder.motion[2], decoder.steady, REACH),
+            local=LOCAL_FLOW)
         # What multiplies the character's features, coarse to fine, and the biases.
         own = {"inputs": slice(latents, None), "mix_middle": slice(b, None), "mix_fine": slice(c, -4 * PATCH ** 2)}
         self._constant = [(weight[name][:, part].detach().float().clone(), bias[name].detach().float().clone())
                           for name, part in own.items()]
-        self._parts, self.code = decoder.config.parts, decoder.code
-        self._motion, self._steady = decoder.motion, decoder.steady
         self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()    # by the character's picture
-        self._spare: list[_Buffers] = []    # as many as there were calls side by side
         for name in (*weight, "trunk", "middle", "fine"):
             setattr(decoder, name, None)
 
     def __call__(self, latents: torch.Tensor, previous: torch.Tensor, picture: torch.Tensor,
                  features: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-                 between: Callable[[], None] = lambda: None) -> torch.Tensor:
+                 between: Callable[[], None] = lambda: None, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Frames, uint8 (4B, H, W, 4) with straight alpha.
 
         ``latents``, ``previous``: (B, C, h, w), latent n and n-1; ``picture`` and ``features``: as for
-        ``VideoDecoder``, of one character; ``between``: called between layers, and may raise to stop it.
+        ``VideoDecoder``, of one character; ``between``: called before each frame and after the last one of a latent,
+        and may raise to stop it; ``out``: where to write, contiguous.
         """
-        try:
-            buffers = self._spare.pop()
-        except IndexError:
-            buffers = _Buffers()
-        try:
-            return self._draw(latents, previous, self._of_character(picture, features), between, buffers)
-        finally:
-            self._spare.append(buffers)
-
-    def _draw(self, latents: torch.Tensor, previous: torch.Tensor, known: _Known, between: Callable[[], None],
-              buffers: _Buffers) -> torch.Tensor:
+        known = self._of_character(picture, features)
         batch, _, height, width = latents.shape
-        coarse = buffers.pair("coarse", batch, height, width, self.inputs.channels)
-        middle = buffers.pair("middle", FRAMES * batch, 2 * height, 2 * width, self.split.channels)
-        fine = buffers.pair("fine", 1, 4 * height, 4 * width, self.up.channels)
-        drawn = buffers.of("drawn", 1, 4 * height, 4 * width, self.out.channels)
-        warped = buffers.of("warped", 1, 4 * height, 4 * width, self.warped.in_channels)
-        frames = torch.empty(FRAMES * batch, 16 * height, 16 * width, 4, dtype=torch.uint8)
-
-        x = self.inputs([_channels_last(latents), _channels_last(previous)], added=known.coarse, out=coarse[0])
-        for block in self.trunk:
-            _residual(block, coarse, between)
-        x = self.split(x, added=known.middle, out=middle[0])
-        _residual(self.middle, middle, between)
-        places, motion = self.flow(x, silu=True), self._movement(latents)
-        between()
-        for i in range(len(x)):     # frame by frame, which caches hold
-            own = slice(i, i + 1)
-            picture_warp(places[own], motion[own], known.picture, LOCAL_FLOW, out=warped)
-            y = self.up(x[own], added=known.fine, out=fine[0])
-            self.warped(warped, added=y, out=y)
-            _residual(self.fine, fine, between)
-            picture_blend(self.out(y, silu=True, out=drawn), warped, out=frames[own])
+        shape = FRAMES * batch, 16 * height, 16 * width, 4
+        if out is None:
+            out = torch.empty(shape, dtype=torch.uint8)
+        elif out.shape != shape:
+            raise ConfigError(f"out is {tuple(out.shape)}", hint=f"uint8 {shape}")
+        drawing = self.layers.drawing(known)
+        for latent, before, frames in zip(_planes(latents), _planes(previous), out.split(FRAMES), strict=True):
+            drawing.begin(latent, before)
+            for i in range(FRAMES):
+                between()
+                drawing.frame(i, frames)
             between()
-        return frames
+        return out
 
-    def _movement(self, latents: torch.Tensor) -> torch.Tensor:
-        """What the parts do, (4B, parts, 2, 3) pixels."""
-        fields = self.code.read(latents[:, :MotionCode.CHANNELS])
-        return REACH * (self._motion(fields) + self._steady(fields)).reshape(-1, self._parts, 2, 3)
-
-    def _of_character(self, picture: torch.Tensor, features: tuple[torch.Tensor, ...]) -> _Known:
+    def _of_character(self, picture: torch.Tensor, features: tuple[torch.Tensor, ...]) -> KnownCharacter:
         known = self._known.get(picture)
         if known is None:
             fine, middle, coarse = features
             added = [F.conv2d(x.float(), w, b, padding=w.shape[-1] // 2).permute(0, 2, 3, 1).contiguous()
                      for x, (w, b) in zip((coarse, middle, fine), self._constant)]
-            known = self._known[picture] = _Known(*added, with_rim(picture[0].float().permute(1, 2, 0)))
+            known = self._known[picture] = KnownCharacter(*added, with_rim(picture[0].float().permute(1, 2, 0)))
         return known
 
 
-class _Buffers:
-    """Tensors that a call leaves to the next one: memory from the system is slow at first touch."""
-
-    def __init__(self) -> None:
-        self._tensors: dict[str, torch.Tensor] = {}
-
-    def of(self, name: str, *shape: int) -> torch.Tensor:
-        """Float32 with any content."""
-        if name not in self._tensors or self._tensors[name].shape != shape:
-            self._tensors[name] = torch.empty(shape)
-        return self._tensors[name]
-
-    def pair(self, name: str, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.of(name, *shape), self.of(f"{name}, inside", *shape)
+def _planes(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Float32 (C, h, w) contiguous, of each latent."""
+    return (x if x.dtype is torch.float32 and x.is_contiguous() else x.float().contiguous()).unbind()
 
 
-def _residual(block: tuple[PackedConv, PackedConv], pair: tuple[torch.Tensor, torch.Tensor],
-              between: Callable[[], None]) -> None:
-    """The first tensor of the pair becomes the block's result; the second one is for what is inside."""
-    x, inside = pair
-    first, second = block
-    second(first(x, silu=True, out=inside), silu=True, added=x, out=x)
-    between()
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.permute(0, 2, 3, 1).contiguous()
+def _read_of(code: MotionCode) -> torch.Tensor:
+    """What ``code.read`` multiplies the code with, (4 frames, RIGID, 16)."""
+    cells = torch.eye(4 * MotionCode.CHANNELS).unflatten(1, (MotionCode.CHANNELS, 2, 2))
+    return code.read(cells).permute(1, 2, 0)
 
 
 def _joined(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

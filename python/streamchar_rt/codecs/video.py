@@ -77,34 +77,60 @@ class MotionCode(nn.Module):
         self.register_buffer("field", torch.tensor([*range(self.RIGID), *range(self.RIGID), 0, 1]), persistent=False)
         self.register_buffer("basis", basis[orders], persistent=False)                                   # (16, 4)
         self.register_buffer("gain", torch.tensor([1.5, 6.0, 12.0])[orders], persistent=False)
-        self.register_buffer("fade", torch.tensor([1.0, 0.75, 0.5, 0.25]), persistent=False)
+        # What is added to a code for its own sake, and for that of the one before.
+        own, before = self._joints(torch.tensor([1.0, 0.75, 0.5, 0.25]))
+        self.register_buffer("from_own", own, persistent=False)                                          # (16, 16)
+        self.register_buffer("from_before", before, persistent=False)
 
     def write(self, poses: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Poses (B, 4, P) to the same code in all cells, (B, 4, h, w)."""
-        code = self.gain * (poses.float().transpose(1, 2)[:, self.field] * self.basis).mean(-1)          # (B, 16)
-        return code.reshape(-1, self.CHANNELS, 2, 2).repeat(1, 1, height // 2, width // 2)
+        return self._in_cells(self._code(poses.float()), height, width)
 
     def read(self, channels: torch.Tensor) -> torch.Tensor:
         """(B, 4, h, w) to the fields' mean estimate (B, 4 frames, RIGID)."""
-        cells = channels.float().unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))                           # B C h/2 2 w/2 2
-        code = cells.mean((2, 4)).flatten(1) / self.gain
-        parts = code[..., None] * self.basis                                                             # (B, 16, 4)
-        fields = parts[:, : self.RIGID] + parts[:, self.RIGID: 2 * self.RIGID]      # means and slopes
-        curved = parts.shape[1] - 2 * self.RIGID                                    # the first ones have curvature
-        return torch.cat([fields[:, :curved] + parts[:, 2 * self.RIGID:], fields[:, curved:]], 1).transpose(1, 2)
+        return self._fields(self._mean_code(channels.float()))
 
     def joined(self, latents: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
-        """``latents`` (B, C, h, w) whose movement goes on where that of ``previous`` ended, at the speed of both.
+        """``latents`` (N, C, h, w) that follow one another, the movement of each going on where that of the one before
+        ended, at the speed of both; ``previous``: (1, C, h, w) before the first one.
 
         A denoiser draws each latent's movement with an error of its own, which shows as a jump every fourth frame.
         The jump is taken out of the first frame, and less and less of it out of the next three.
         """
-        before, after = self.read(previous[:, : self.CHANNELS]), self.read(latents[:, : self.CHANNELS])
-        speed = 0.5 * (before[:, 3] - before[:, 2] + after[:, 1] - after[:, 0])
-        jump = after[:, 0] - before[:, 3] - speed                                                        # (B, RIGID)
-        poses = -jump[:, None] * self.fade[:, None]
-        change = self.write(poses, *latents.shape[-2:])
+        before, code = self._mean_code(previous[:, : self.CHANNELS]), self._mean_code(latents[:, : self.CHANNELS])
+        changes = list((code @ self.from_own).split(1))
+        for i, own in enumerate(code.split(1)):
+            changes[i] = torch.addmm(changes[i], before, self.from_before)
+            before = own + changes[i]
+        change = self._in_cells(torch.cat(changes), *latents.shape[-2:])
         return torch.cat([latents[:, : self.CHANNELS] + change, latents[:, self.CHANNELS:]], 1)
+
+    def _joints(self, fade: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A jump is linear in both codes, and so is what taking it out of a latent, as ``fade`` says, adds to a code."""
+        fields = self._fields(torch.eye(len(self.gain)))                                                 # (16, 4, RIGID)
+        begin = fields[:, 0] - 0.5 * (fields[:, 1] - fields[:, 0])
+        end = fields[:, 3] + 0.5 * (fields[:, 3] - fields[:, 2])
+        taken = self._code(-torch.eye(self.RIGID)[:, None] * fade[:, None])                              # (RIGID, 16)
+        return begin @ taken, -end @ taken
+
+    def _code(self, poses: torch.Tensor) -> torch.Tensor:
+        """(B, 4, P) to (B, 16)."""
+        return self.gain * (poses.transpose(1, 2)[:, self.field] * self.basis).mean(-1)
+
+    def _in_cells(self, code: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return code.reshape(-1, self.CHANNELS, 2, 2).repeat(1, 1, height // 2, width // 2)
+
+    @staticmethod
+    def _mean_code(channels: torch.Tensor) -> torch.Tensor:
+        """The cells' mean, (B, 16)."""
+        return channels.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).mean((2, 4)).flatten(1)            # B C h/2 2 w/2 2
+
+    def _fields(self, code: torch.Tensor) -> torch.Tensor:
+        """(B, 16) to (B, 4, RIGID)."""
+        parts = (code / self.gain)[..., None] * self.basis                                               # (B, 16, 4)
+        fields = parts[:, : self.RIGID] + parts[:, self.RIGID: 2 * self.RIGID]      # means and slopes
+        curved = parts.shape[1] - 2 * self.RIGID                                    # the first ones have curvature
+        return torch.cat([fields[:, :curved] + parts[:, 2 * self.RIGID:], fields[:, curved:]], 1).transpose(1, 2)
 
 
 class VideoEncoder(nn.Module):

@@ -11,20 +11,26 @@ from .modulation import adaln_modulate, gated_residual
 from .norm import QkNorm
 from .packed_conv import PackedConv
 from .packed_linear import PackedLinear, Storage
+from .part_motion import PartMotion
 from .picture import picture_blend, picture_warp, with_rim
 from .rope import Rope, rope_frequencies
 from .synthesis import istft_overlap_add
+from .video_layers import KnownCharacter, LatentDrawing, VideoLayers
 
 __all__ = [
     "ContextCache",
     "JointBlocks",
     "JointHalf",
+    "KnownCharacter",
+    "LatentDrawing",
     "PackedConv",
     "PackedLinear",
+    "PartMotion",
     "Storage",
     "QkNorm",
     "Rope",
     "Snapshot",
+    "VideoLayers",
     "adaln_modulate",
     "append",
     "attend",
