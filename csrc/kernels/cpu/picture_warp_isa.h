@@ -21,33 +21,44 @@ SC_INLINE void flow_row_any(const PictureWarp& call, int frame, int row) {
   const float* given = call.places + (int64_t{frame} * (call.height / 2) + row) * half * numbers;
   const float* motion = call.motion + int64_t{frame} * parts * 6;
   const float step_x = 2.0f / (call.width - 1), step_y = 2.0f / (call.height - 1);
+  const float top = 2 * row * step_y - 1.0f, bottom = (2 * row + 1) * step_y - 1.0f;
+  float* out = call.flow + (int64_t{frame} * call.height + 2 * row) * call.width * 2;
   for (int column = 0; column < half; ++column, given += numbers) {
     alignas(64) float power[(kMaxParts + 2) * 4 + 16] = {};
-    float largest[4] = {given[0], given[1], given[2], given[3]};
+    const auto four = [](const float* at) __attribute__((always_inline)) {
+      Pixel x;
+      __builtin_memcpy(&x, at, sizeof x);
+      return x;
+    };
+    Pixel largest = four(given);
     for (int n = 1; n < parts; ++n) {
-      for (int i = 0; i < 4; ++i) largest[i] = given[n * 4 + i] > largest[i] ? given[n * 4 + i] : largest[i];
+      const Pixel score = four(given + n * 4);
+      largest = score > largest ? score : largest;
     }
-    for (int n = 0; n < parts; ++n) {
-      for (int i = 0; i < 4; ++i) power[n * 4 + i] = (given[n * 4 + i] - largest[i]) * kLog2E;
+    for (int n = 0; n < parts + 2; ++n) {
+      const Pixel x = four(given + n * 4), scaled = n < parts ? (x - largest) * kLog2E : x * (2.0f * kLog2E);
+      __builtin_memcpy(power + n * 4, &scaled, sizeof scaled);
     }
-    for (int i = parts * 4; i < numbers; ++i) power[i] = given[i] * (2.0f * kLog2E);
     exponentials(power, numbers);
-    float sum[4] = {}, mixed[6][4] = {};
+    Pixel sum = {}, mixed[6] = {};
     for (int n = 0; n < parts; ++n) {
-      for (int i = 0; i < 4; ++i) sum[i] += power[n * 4 + i];
-      for (int m = 0; m < 6; ++m) {
-        for (int i = 0; i < 4; ++i) mixed[m][i] += motion[n * 6 + m] * power[n * 4 + i];
-      }
+      const Pixel share = four(power + n * 4);
+      sum += share;
+#pragma GCC unroll 6
+      for (int m = 0; m < 6; ++m) mixed[m] += motion[n * 6 + m] * share;
     }
-    for (int i = 0; i < 4; ++i) {
-      const int y = 2 * row + i / 2, x = 2 * column + i % 2;
-      const float at_x = x * step_x - 1.0f, at_y = y * step_y - 1.0f;
-      float* flow = call.flow + ((int64_t{frame} * call.height + y) * call.width + x) * 2;
-      for (int d = 0; d < 2; ++d) {
-        const float moved = (mixed[3 * d][i] * at_x + mixed[3 * d + 1][i] * at_y + mixed[3 * d + 2][i]) / sum[i];
-        const float tanh = 1.0f - 2.0f / (1.0f + power[(parts + d) * 4 + i]);
-        flow[d] = moved + call.local * tanh;
-      }
+    const float left = 2 * column * step_x - 1.0f, right = (2 * column + 1) * step_x - 1.0f;
+    const Pixel at_x = {left, right, left, right}, at_y = {top, top, bottom, bottom};
+    Pixel flow[2];
+    for (int d = 0; d < 2; ++d) {
+      const Pixel moved = (mixed[3 * d] * at_x + mixed[3 * d + 1] * at_y + mixed[3 * d + 2]) / sum;
+      const Pixel tanh = 1.0f - 2.0f / (1.0f + four(power + (parts + d) * 4));
+      flow[d] = moved + call.local * tanh;
+    }
+    for (int dy = 0; dy < 2; ++dy) {
+      const Pixel two = dy == 0 ? __builtin_shufflevector(flow[0], flow[1], 0, 4, 1, 5)
+                                : __builtin_shufflevector(flow[0], flow[1], 2, 6, 3, 7);
+      __builtin_memcpy(out + (int64_t{dy} * call.width + 2 * column) * 2, &two, sizeof two);
     }
   }
 }
