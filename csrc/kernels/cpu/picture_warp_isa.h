@@ -21,33 +21,44 @@ SC_INLINE void flow_row_any(const PictureWarp& call, int frame, int row) {
   const float* given = call.places + (int64_t{frame} * (call.height / 2) + row) * half * numbers;
   const float* motion = call.motion + int64_t{frame} * parts * 6;
   const float step_x = 2.0f / (call.width - 1), step_y = 2.0f / (call.height - 1);
+  const float top = 2 * row * step_y - 1.0f, bottom = (2 * row + 1) * step_y - 1.0f;
+  float* out = call.flow + (int64_t{frame} * call.height + 2 * row) * call.width * 2;
   for (int column = 0; column < half; ++column, given += numbers) {
     alignas(64) float power[(kMaxParts + 2) * 4 + 16] = {};
-    float largest[4] = {given[0], given[1], given[2], given[3]};
+    const auto four = [](const float* at) __attribute__((always_inline)) {
+      Pixel x;
+      __builtin_memcpy(&x, at, sizeof x);
+      return x;
+    };
+    Pixel largest = four(given);
     for (int n = 1; n < parts; ++n) {
-      for (int i = 0; i < 4; ++i) largest[i] = given[n * 4 + i] > largest[i] ? given[n * 4 + i] : largest[i];
+      const Pixel score = four(given + n * 4);
+      largest = score > largest ? score : largest;
     }
-    for (int n = 0; n < parts; ++n) {
-      for (int i = 0; i < 4; ++i) power[n * 4 + i] = (given[n * 4 + i] - largest[i]) * kLog2E;
+    for (int n = 0; n < parts + 2; ++n) {
+      const Pixel x = four(given + n * 4), scaled = n < parts ? (x - largest) * kLog2E : x * (2.0f * kLog2E);
+      __builtin_memcpy(power + n * 4, &scaled, sizeof scaled);
     }
-    for (int i = parts * 4; i < numbers; ++i) power[i] = given[i] * (2.0f * kLog2E);
     exponentials(power, numbers);
-    float sum[4] = {}, mixed[6][4] = {};
+    Pixel sum = {}, mixed[6] = {};
     for (int n = 0; n < parts; ++n) {
-      for (int i = 0; i < 4; ++i) sum[i] += power[n * 4 + i];
-      for (int m = 0; m < 6; ++m) {
-        for (int i = 0; i < 4; ++i) mixed[m][i] += motion[n * 6 + m] * power[n * 4 + i];
-      }
+      const Pixel share = four(power + n * 4);
+      sum += share;
+#pragma GCC unroll 6
+      for (int m = 0; m < 6; ++m) mixed[m] += motion[n * 6 + m] * share;
     }
-    for (int i = 0; i < 4; ++i) {
-      const int y = 2 * row + i / 2, x = 2 * column + i % 2;
-      const float at_x = x * step_x - 1.0f, at_y = y * step_y - 1.0f;
-      float* flow = call.flow + ((int64_t{frame} * call.height + y) * call.width + x) * 2;
-      for (int d = 0; d < 2; ++d) {
-        const float moved = (mixed[3 * d][i] * at_x + mixed[3 * d + 1][i] * at_y + mixed[3 * d + 2][i]) / sum[i];
-        const float tanh = 1.0f - 2.0f / (1.0f + power[(parts + d) * 4 + i]);
-        flow[d] = moved + call.local * tanh;
-      }
+    const float left = 2 * column * step_x - 1.0f, right = (2 * column + 1) * step_x - 1.0f;
+    const Pixel at_x = {left, right, left, right}, at_y = {top, top, bottom, bottom};
+    Pixel flow[2];
+    for (int d = 0; d < 2; ++d) {
+      const Pixel moved = (mixed[3 * d] * at_x + mixed[3 * d + 1] * at_y + mixed[3 * d + 2]) / sum;
+      const Pixel tanh = 1.0f - 2.0f / (1.0f + four(power + (parts + d) * 4));
+      flow[d] = moved + call.local * tanh;
+    }
+    for (int dy = 0; dy < 2; ++dy) {
+      const Pixel two = dy == 0 ? __builtin_shufflevector(flow[0], flow[1], 0, 4, 1, 5)
+                                : __builtin_shufflevector(flow[0], flow[1], 2, 6, 3, 7);
+      __builtin_memcpy(out + (int64_t{dy} * call.width + 2 * column) * 2, &two, sizeof two);
     }
   }
 }
@@ -79,6 +90,55 @@ SC_INLINE Between between(Vec position, int size) {
   return {first, sub(inside, first)};
 }
 
+// Where pixels lie in the reference: each one's upper left one, in floats, and the part of the way from it, across and
+// down.
+struct FoundPixels {
+  static constexpr int kPlaces = 16;  // at once
+
+  alignas(64) int32_t first[kPlaces * kPlacePixels];
+  alignas(64) float part[2][kPlaces * kPlacePixels];
+};
+
+// Four pixels of a place that lie in a row, to [channel][kPlacePixels]. line: floats of a row of the picture.
+#if defined(__AVX512F__)
+
+SC_INLINE void store_whole(int32_t* target, Vec x) { _mm512_store_si512(target, _mm512_cvttps_epi32(x.v)); }
+
+SC_INLINE __m512 two_pixels(const float* first, const float* second) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(first)), _mm256_loadu_ps(second), 1);
+}
+
+SC_INLINE __m512 mixed(__m512 from, __m512 to, __m512 part) {
+  return _mm512_fmadd_ps(part, _mm512_sub_ps(to, from), from);
+}
+
+SC_INLINE void warp_four(const float* picture, int64_t line, const FoundPixels& found, int at, float* out) {
+  const __m512i quarters = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  const __m512i by_channel = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const auto pair = [&](int i) __attribute__((always_inline)) {  // left and right of two pixels, mixed downwards
+    const float *first = picture + found.first[i], *second = picture + found.first[i + 1];
+    const __m512 down = _mm512_mask_broadcastss_ps(_mm512_set1_ps(found.part[1][i]), 0xFF00,
+                                                   _mm_load_ss(found.part[1] + i + 1));
+    return mixed(two_pixels(first, second), two_pixels(first + line, second + line), down);
+  };
+  const __m512 low = pair(at), high = pair(at + 2);
+  const __m512 left = _mm512_shuffle_f32x4(low, high, 0x88), right = _mm512_shuffle_f32x4(low, high, 0xDD);
+  const __m512 across = _mm512_permutexvar_ps(quarters, _mm512_castps128_ps512(_mm_load_ps(found.part[0] + at)));
+  const __m512 channel = _mm512_permutexvar_ps(by_channel, mixed(left, right, across));
+  _mm_storeu_ps(out, _mm512_castps512_ps128(channel));
+  _mm_storeu_ps(out + kPlacePixels, _mm512_extractf32x4_ps(channel, 1));
+  _mm_storeu_ps(out + 2 * kPlacePixels, _mm512_extractf32x4_ps(channel, 2));
+  _mm_storeu_ps(out + 3 * kPlacePixels, _mm512_extractf32x4_ps(channel, 3));
+}
+
+#else
+
+SC_INLINE void store_whole(int32_t* target, Vec x) {
+  float all[kLanes];
+  store(all, x);
+  for (int i = 0; i < kLanes; ++i) target[i] = static_cast<int32_t>(all[i]);
+}
+
 // Four pixels by channel.
 SC_INLINE void channels_of(const Pixel (&pixel)[4], Pixel (&channel)[4]) {
   const Pixel low01 = __builtin_shufflevector(pixel[0], pixel[1], 0, 4, 1, 5);
@@ -91,7 +151,26 @@ SC_INLINE void channels_of(const Pixel (&pixel)[4], Pixel (&channel)[4]) {
   channel[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
 }
 
-// One row of places.
+SC_INLINE void warp_four(const float* picture, int64_t line, const FoundPixels& found, int at, float* out) {
+  Pixel pixel[4];
+  for (int j = 0; j < 4; ++j) {
+    const float* from = picture + found.first[at + j];
+    TwoPixels above, below;
+    __builtin_memcpy(&above, from, sizeof above);
+    __builtin_memcpy(&below, from + line, sizeof below);
+    const TwoPixels mixed = above + found.part[1][at + j] * (below - above);
+    const Pixel left = __builtin_shufflevector(mixed, mixed, 0, 1, 2, 3);
+    const Pixel right = __builtin_shufflevector(mixed, mixed, 4, 5, 6, 7);
+    pixel[j] = left + found.part[0][at + j] * (right - left);
+  }
+  Pixel channel[4];
+  channels_of(pixel, channel);
+  for (int c = 0; c < 4; ++c) __builtin_memcpy(out + c * kPlacePixels, &channel[c], sizeof(Pixel));
+}
+
+#endif
+
+// One row of places. What is found goes through memory: so that the next places are sought while pixels arrive.
 SC_INLINE void warp_row_any(const PictureWarp& call, int frame, int row) {
   const FlowWeights weights;
   const int size[2] = {call.width * kPlace, call.height * kPlace};
@@ -104,11 +183,11 @@ SC_INLINE void warp_row_any(const PictureWarp& call, int frame, int row) {
   float* out = call.warped + (int64_t{frame} * call.height + row) * call.width * 4 * kPlacePixels;
   alignas(64) float within[2][kPlacePixels];  // where a pixel lies in its place
   for (int i = 0; i < kPlacePixels; ++i) within[0][i] = i % kPlace, within[1][i] = i / kPlace;
-  for (int column = 0; column < call.width; ++column, out += 4 * kPlacePixels) {
+  FoundPixels found;
+  const auto find = [&](int column, int at) __attribute__((always_inline)) {
     const int64_t columns[3] = {column == 0 ? 0 : column - 1, column, column + 1 == call.width ? column : column + 1};
-    alignas(64) float pixels[kPlacePixels], part[2][kPlacePixels];  // each one's upper left pixel, and the way from it
     for (int i = 0; i < kPlacePixels; i += kLanes) {
-      Between found[2];
+      Vec first[2];
       for (int d = 0; d < 2; ++d) {
         const float corner = (d == 0 ? column : row) * kPlace + kPictureRim;
         Vec position = add(load(within[d] + i), broadcast(corner));
@@ -116,28 +195,20 @@ SC_INLINE void warp_row_any(const PictureWarp& call, int frame, int row) {
           const Vec its = broadcast(flow[place / 3][2 * columns[place % 3] + d]);
           position = fma(load(weights.of[place] + i), its, position);
         }
-        found[d] = between(position, size[d]);
-        store(part[d] + i, found[d].part);
+        const Between way = between(position, size[d]);
+        store(found.part[d] + at + i, way.part);
+        first[d] = mul(way.first, broadcast(4.0f));
       }
-      store(pixels + i, fma(found[1].first, broadcast(static_cast<float>(line / 4)), found[0].first));
+      store_whole(found.first + at + i, fma(first[1], broadcast(static_cast<float>(line / 4)), first[0]));
     }
-    for (int first = 0; first < kPlacePixels; first += 4) {
-      Pixel pixel[4];
-      for (int j = 0; j < 4; ++j) {
-        const int i = first + j;
-        const float* from = call.picture + int64_t{static_cast<int32_t>(pixels[i])} * 4;
-        TwoPixels above, below;
-        __builtin_memcpy(&above, from, sizeof above);
-        __builtin_memcpy(&below, from + line, sizeof below);
-        const TwoPixels mixed = above + part[1][i] * (below - above);
-        const Pixel left = __builtin_shufflevector(mixed, mixed, 0, 1, 2, 3);
-        const Pixel right = __builtin_shufflevector(mixed, mixed, 4, 5, 6, 7);
-        pixel[j] = left + part[0][i] * (right - left);
-      }
-      Pixel channel[4];
-      channels_of(pixel, channel);
-      for (int c = 0; c < 4; ++c) __builtin_memcpy(out + c * kPlacePixels + first, &channel[c], sizeof(Pixel));
+  };
+  for (int begin = 0; begin < call.width; begin += FoundPixels::kPlaces) {
+    const int places = min(FoundPixels::kPlaces, call.width - begin);
+    for (int i = 0; i < places; ++i) find(begin + i, i * kPlacePixels);
+    for (int i = 0; i < places * kPlacePixels; i += kPlace) {
+      warp_four(call.picture, line, found, i, out + i / kPlacePixels * 4 * kPlacePixels + i % kPlacePixels);
     }
+    out += places * 4 * kPlacePixels;
   }
 }
 
