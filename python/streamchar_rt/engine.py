@@ -89,6 +89,7 @@ class Engine:
                 f"the parts of {bundle.folder} do not fit together: {error}",
                 hint="export the bundle again with this version of the tools",
             ) from error
+        machine.return_free_memory()  # weights in the form that they were read in
         report(1.0, "ready")
         return cls(bundle, config, pipeline, models, pronouncer, threads)
 
@@ -290,9 +291,10 @@ class Engine:
 
     # ------------------------------------------------------------ life
     def trim(self) -> None:
-        """Gives back what can be made again: encodings of shipped characters that no session uses."""
+        """Gives back what can be made again, encodings of shipped characters that no session uses, and free memory."""
         self._characters.clear()
         gc.collect()
+        machine.return_free_memory()
 
     def close(self) -> None:
         """Closes all sessions. Calling it twice is harmless."""
@@ -368,6 +370,7 @@ class Engine:
     def forget(self, session: Session) -> None:
         with self._listing:
             self._sessions.discard(session)
+        machine.return_free_memory()
 
     def _check_room(self) -> None:
         count, planned = len(self._sessions) + self._coming, self.config.max_sessions
