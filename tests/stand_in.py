@@ -48,6 +48,7 @@ class State:
         self.chunk_index = 0
         self.pointer = 0
         self.spent = 1000
+        self.hold = 0
         self.rows = [(END, 0, False)]  # by place
         self.styles: list[Style] = []
         self.anchors = 0
@@ -117,10 +118,10 @@ def generate_chunk(models, state: State, style: Style, *, steps: int, should_sto
     places, elapsed = [], []
     ahead = [unit for unit, _, _ in state.rows[state.pointer + 1 :]]
     assert END in ahead or len(ahead) >= 24 or state.rows[state.pointer][0] == END, "neither look-ahead nor END"
-    for _ in range(HALF_FRAMES):
+    for i in range(HALF_FRAMES):
         unit = state.rows[state.pointer][0]
         length = 1 if unit == END else PAUSE_LENGTH if is_pause(unit) else PHONE_LENGTH
-        if state.spent >= length and state.pending:
+        if state.spent >= length and state.pending and i >= state.hold:
             state.pointer += 1
             state.spent = 0
         places.append(state.pointer)

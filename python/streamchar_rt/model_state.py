@@ -62,6 +62,7 @@ class StreamState:
         silence = (mel_codec.SILENCE - mel_codec.MEAN) / mel_codec.STD
         self.history = torch.full((2 * config.history_tokens, config.mel_bins), silence, device=models.device)
         self.elapsed = LONGEST
+        self.hold = 0                                  # half-frames for which that unit goes on at least
         # unit, stress, word start and elapsed of the half-frames before the chunk
         self.past = np.tile(np.array([END, 0, 0, LONGEST]), (condition.past, 1))
         self.previous_latent: torch.Tensor | None = None
@@ -120,7 +121,7 @@ class StreamState:
         values = content["values"]
         if set(values) != set(_VALUES):
             raise ValueError(f"a state of {sorted(values)}")
-        vars(self).update(_moved(values, models.device))
+        vars(self).update(_moved(values, models.device), hold=0)
         self.units = _Units()
         self.units.base = content["units"]["base"]
         self.units.rows = [tuple(map(int, row)) for row in content["units"]["rows"]]

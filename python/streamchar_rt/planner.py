@@ -38,6 +38,8 @@ class Plan:
         # A unit before the pointer is context for the model, never a place to go.
         self.blocked = (self.rows[:, 0] == PAD) | (np.arange(config.window) < config.window_before)
         self.minimum = np.where(self.rows[:, 0] >= FIRST_PHONE, SHORTEST_PHONE, 1)
+        if state.hold:
+            self.minimum[config.window_before] = state.elapsed + 1 + state.hold
         self.states: States | None = None          # the language model's, see ``read``
 
     def follow(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

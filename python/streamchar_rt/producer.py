@@ -97,7 +97,9 @@ class Producer:
     def _plan(self, job: Job) -> bool:
         stream, rate, idle = job.stream, self._live.info.sample_rate, self._live.config.idle
         state, speech = stream.state, stream.speech
-        speech.feed(state, stream.pts, rate)
+        step = stream.timeline.step
+        lead = stream.pts + step * self._engine.audio_lead
+        speech.feed(state, range(lead, lead + self._live.info.chunk_samples, step), rate)
         speaking = speech.speaking(state)
         job.at_rest = job.at_rest and speech.at_rest(state)
         for cue in speech.acting_cues(state.pointer, _EMOTION_REACH):

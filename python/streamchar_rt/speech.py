@@ -38,6 +38,7 @@ class UnitStream(Protocol):
     """What of a stream's state the queue works on."""
 
     pointer: int
+    hold: int  # half-frames of the next chunk for which the unit at the pointer goes on at least
 
     @property
     def pending(self) -> int: ...
@@ -277,8 +278,13 @@ class Speech:
                 if isinstance(turn, _Turn):
                     turn.sealed, turn.sealed_end = len(turn.inbox), turn.ended
 
-    def feed(self, state: UnitStream, pts: int, sample_rate: int) -> None:
-        """Reads text and appends the units that may be spoken now; sees to it that an END follows them."""
+    def feed(self, state: UnitStream, planned: range, sample_rate: int) -> None:
+        """Reads text and appends the units that may be spoken now; sees to it that an END follows them.
+
+        Args:
+            planned: when the half-frames sound that are planned next, in samples.
+        """
+        state.hold = 0
         if self._stall is not None and state.pointer < self._stall:
             state.drop_after(self._stall - 1)
             self._last_place = self._stall - 1
@@ -288,8 +294,12 @@ class Speech:
         if turn is None:
             return
         self._last_turn = turn.id
-        if self._pause is not None and not self._pause_is_over(pts, sample_rate):
-            return
+        if self._pause is not None:
+            left = self._pause_left(planned, sample_rate)
+            if left >= len(planned):
+                return
+            self._pause = self._pause_since = None
+            state.hold = left
         self._read(turn, _APPENDED)
         ahead = self._last_spoken - state.pointer
         if not turn.complete and ahead + turn.units_ready < LOOKAHEAD and not self._may_start(turn, ahead >= 0):
@@ -339,13 +349,12 @@ class Speech:
                 self._ledger.open(turn)
             return turn
 
-    def _pause_is_over(self, pts: int, sample_rate: int) -> bool:
+    def _pause_left(self, planned: range, sample_rate: int) -> int:
+        """How many of the planned half-frames the pause takes; all of them while speech has not come to it."""
         if self._pause_since is None:
-            return False
-        if (pts - self._pause_since) / sample_rate < self._pause[1]:
-            return False
-        self._pause = self._pause_since = None
-        return True
+            return len(planned)
+        end = self._pause_since + round(self._pause[1] * sample_rate)
+        return max(0, -((planned.start - end) // planned.step))
 
     def _may_start(self, turn: _Turn, speaking: bool) -> bool:
         """Whether to speak the little text that an unfinished turn has."""
