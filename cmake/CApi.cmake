@@ -7,7 +7,8 @@ add_library(streamchar SHARED
   csrc/capi/machine.cc
   csrc/capi/context.cc
   csrc/capi/attention.cc
-  csrc/capi/block.cc
+  csrc/capi/rows.cc
+  csrc/capi/linear.cc
   csrc/capi/sound.cc
   ${core_objects})
 add_library(streamchar::streamchar ALIAS streamchar)
