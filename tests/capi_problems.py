@@ -89,7 +89,7 @@ def aligned(nbytes):
 
 def storages(capi):
     """(storage, error that its rounding of queries and weights makes): tiles of bf16 round what they multiply."""
-    return [(capi.SC_F32, 3e-6), (capi.SC_BF16, 2e-2 if capi.sc_isa() == b"amx" else 3e-6)]
+    return [(capi.SC_F32, 3e-6), (capi.SC_BF16, 2e-2 if capi.sc_isa() == b"amx" else 3e-6), (capi.SC_INT8, 1.8e-2)]
 
 
 def append(capi, k, v, storage, norm=None, rope=None):

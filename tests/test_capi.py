@@ -155,7 +155,7 @@ def test_parameters_that_make_no_sense_are_refused(capi):
     handle = ctypes.c_void_p(77)
     for status, changes in [
         *[(invalid, {field: value}) for field in ("layers", "heads", "segment_count") for value in (-1, 0, 2**31 - 1)],
-        (invalid, {"segments": None}), (unsupported, {"head_dim": 96}), (unsupported, {"storage": capi.SC_INT8}),
+        (invalid, {"segments": None}), (unsupported, {"head_dim": 96}), (unsupported, {"storage": 3}),
         (unsupported, {"storage": -1}), (invalid, {"chunks": 0}), (invalid, {"chunks": -2}),
     ]:
         params = make_context(capi, **changes) if "chunks" in changes else make_context(capi)

@@ -90,7 +90,7 @@ def test_what_only_the_content_shows_is_refused_too(capi, rng):
     bounds = keep[3]
     for name, path, value, status in [
         ("sc_kv_append", "panels", keep[1].ctypes.data + 4, invalid), ("sc_kv_append", "tokens", 4, invalid),
-        ("sc_kv_append", "storage", capi.SC_INT8, unsupported), ("sc_kv_append", "norm.eps", 0.0, invalid),
+        ("sc_kv_append", "storage", 3, unsupported), ("sc_kv_append", "norm.eps", 0.0, invalid),
         ("sc_segment_attention", "norm.eps", float("nan"), invalid),
         ("sc_segment_attention", "head_dim", 32, unsupported),
         ("sc_segment_attention", "storage", 9, unsupported), ("sc_adaln_modulate", "eps", -1.0, invalid),
@@ -119,9 +119,9 @@ def test_weights_that_cannot_be_packed_are_refused(capi):
     weight[2, 3] = 1
     bias = np.array([0, np.nan, 0, 0], np.float32)
     for status, *arguments in [
-        (capi.SC_E_INVALID_ARGUMENT, weight, bias, 4, 8, capi.SC_BF16), (capi.SC_E_UNSUPPORTED, weight, None, 4, 8, 0),
+        (capi.SC_E_INVALID_ARGUMENT, weight, bias, 4, 8, capi.SC_BF16), (capi.SC_E_UNSUPPORTED, weight, None, 4, 8, 3),
         (capi.SC_E_INVALID_ARGUMENT, None, None, 4, 8, capi.SC_INT8),
-        *[(invalid, weight, None, *sizes, capi.SC_INT8) for sizes in ((-4, 8), (4, 0), (1 << 20, 8))],
+        *[(invalid, weight, None, *sizes, capi.SC_INT8) for sizes in ((-4, 8), (4, 0), (1 << 20, 8), (1, (1 << 17) + 1))],
     ]:
         capi.refuses(status, "sc_linear_create", *arguments, ctypes.byref(handle))
     capi.refuses(capi.SC_E_INVALID_ARGUMENT, "sc_linear_create", weight, None, 4, 8, capi.SC_BF16, None)
@@ -133,6 +133,8 @@ def test_sizes_of_panels(capi):
     for heads, dim, capacity, width in ((1, 64, 1, 4), (3, 128, 65, 4), (2, 64, 64, 2)):
         capi.call("sc_panels_bytes", heads, dim, capacity, 0 if width == 4 else 1, ctypes.byref(size))
         assert size.value == 2 * prod((heads, dim, -(-capacity // 64) * 64, width))
-    for wrong in ((0, 64, 1, 0), (1, 63, 1, 0), (1, 64, 0, 0), (1, 64, -1, 0), (1, 64, 1, 2)):
+    capi.call("sc_panels_bytes", 3, 64, 65, capi.SC_INT8, ctypes.byref(size))
+    assert size.value == 3 * 2 * (2 * 64 * 64 + 4 * (64 + 64 + 64))
+    for wrong in ((0, 64, 1, 0), (1, 63, 1, 0), (1, 64, 0, 0), (1, 64, -1, 0), (1, 64, 1, 3), (1, 64, 1, -1)):
         assert capi.sc_panels_bytes(*wrong, ctypes.byref(size)) < 0
     capi.refuses(capi.SC_E_INVALID_ARGUMENT, "sc_panels_bytes", 1, 64, 1, 0, None)

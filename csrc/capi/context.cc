@@ -122,14 +122,14 @@ sc_status sc_context_create(const sc_context_params* params, sc_context** out) {
     if (plan.bytes > plan.limit) {
       fail(SC_E_HOST_MEMORY,
            std::to_string(plan.bytes) + " bytes are planned, memory_limit is " + std::to_string(plan.limit),
-           "smaller segments, less history, SC_BF16, or a greater limit");
+           "smaller segments, less history, SC_BF16, SC_INT8, or a greater limit");
     }
     try {
       *out = new sc_context{.context = CpuContext(plan.shape, std::move(plan.segments), plan.limit),
                             .limit = plan.limit};
     } catch (const std::bad_alloc&) {
       fail(SC_E_HOST_MEMORY, std::to_string(plan.bytes) + " bytes cannot be had",
-           "smaller segments, less history, or SC_BF16");
+           "smaller segments, less history, SC_BF16 or SC_INT8");
     }
   });
 }

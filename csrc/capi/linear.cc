@@ -9,6 +9,17 @@ using namespace streamchar::capi;
 
 namespace {
 
+constexpr int32_t kMaxInt8Inputs = 1 << 17;  // that 32 bits have room for the sum of
+
+LinearStorage linear_storage(int32_t storage) {
+  switch (storage) {
+    case SC_F32: return LinearStorage::kFloat32;
+    case SC_BF16: return LinearStorage::kBFloat16;
+    case SC_INT8: return LinearStorage::kInt8;
+  }
+  fail(SC_E_UNSUPPORTED, "weights are not packed in storage " + std::to_string(storage), "SC_F32, SC_BF16 or SC_INT8");
+}
+
 BatchVector batch_vector(const sc_batch_vector& vector) { return {vector.data, vector.stride}; }
 
 }  // namespace
@@ -24,14 +35,11 @@ sc_status sc_linear_create(const float* weight, const float* bias, int32_t outpu
                            sc_linear** out) {
   return guarded([&] {
     check_range("outputs", outputs, 1, kMaxWidth);
-    check_range("inputs", inputs, 1, kMaxWidth);
-    if (storage != SC_BF16 && storage != SC_INT8) {
-      fail(SC_E_UNSUPPORTED, "weights are not packed in storage " + std::to_string(storage), "SC_BF16 or SC_INT8");
-    }
+    const LinearStorage kind = linear_storage(storage);
+    check_range("inputs", inputs, 1, kind == LinearStorage::kInt8 ? kMaxInt8Inputs : kMaxWidth);
     check_finite("weight", check_pointer("weight", weight), int64_t{outputs} * inputs);
     if (bias) check_finite("bias", bias, outputs);
     check_pointer("out", out);
-    const LinearStorage kind = storage == SC_INT8 ? LinearStorage::kInt8 : LinearStorage::kBFloat16;
     *out = new sc_linear{.linear = std::make_shared<PackedLinear>(weight, bias, outputs, inputs, kind)};
   });
 }

@@ -78,7 +78,9 @@ SC_API int32_t SC_CALL sc_threads(void);
 SC_API sc_status SC_CALL sc_set_threads(int32_t threads);
 
 /* ---- what tokens are --------------------------------------------------------------------------------------------- */
-/* How numbers are kept. Keys and values: F32 or BF16; weights of a linear layer: BF16 or INT8. */
+/* How numbers are kept: keys and values, and weights of a linear layer. INT8 keys have a step each and head, values one
+ * for each channel of 64 tokens; attention to them is within 1.5e-2 for normally distributed numbers, and what
+ * attends to one that is not finite becomes NaN. INT8 weights have a step for each output. */
 enum { SC_F32 = 0, SC_BF16 = 1, SC_INT8 = 2 };
 
 /* (tokens, heads, head_dim) float32. */
@@ -122,7 +124,7 @@ typedef struct sc_context_params {
   uint32_t struct_size;
   int32_t layers, heads;
   int32_t head_dim;           /* 64 or 128                                                                          */
-  int32_t storage;            /* SC_F32 (default) or SC_BF16                                                        */
+  int32_t storage;            /* SC_F32 (default), SC_BF16 or SC_INT8                                               */
   int32_t segment_count;
   const sc_segment *segments; /* copied, with their names                                                           */
   uint64_t memory_limit;      /* bytes that the context, its forks and snapshots hold together; 0 (default): none   */
@@ -226,7 +228,7 @@ SC_API sc_status SC_CALL sc_panels_bytes(int32_t heads, int32_t head_dim, int32_
 typedef struct sc_kv_append_call {
   uint32_t struct_size;
   int32_t tokens, heads, head_dim;
-  int32_t storage;       /* of the panels: SC_F32 (default) or SC_BF16                                              */
+  int32_t storage;       /* of the panels: SC_F32 (default), SC_BF16 or SC_INT8                                     */
   int32_t capacity;      /* that the panels are made for, at least `tokens`                                         */
   sc_token_view k, v;
   sc_head_norm norm;     /* eps 1e-6 by default                                                                     */
@@ -251,7 +253,7 @@ typedef struct sc_panels {
 typedef struct sc_segment_attention_call {
   uint32_t struct_size;
   int32_t tokens, heads, head_dim;
-  int32_t storage;            /* of all panels                                                                      */
+  int32_t storage;            /* of all panels: SC_F32 (default), SC_BF16 or SC_INT8                                */
   int32_t segment_count;
   const sc_panels *segments;
   sc_token_view q;
@@ -296,8 +298,9 @@ SC_API sc_status SC_CALL sc_gated_residual(const sc_gated_residual_call *call);
 
 /* A linear layer whose weights are packed once. Immutable: any number of threads may apply it at once. */
 typedef struct sc_linear sc_linear;
-/* Packs a copy of weight (outputs, inputs) and bias (outputs,), which may be NULL; both finite. `storage` is SC_BF16
- * (relative error about 2e-3) or SC_INT8 (about 1e-2). The caller owns it and gives it to sc_linear_destroy(). */
+/* Packs a copy of weight (outputs, inputs) and bias (outputs,), which may be NULL; both finite. `storage` is SC_F32
+ * (as they are), SC_BF16 (relative error about 2e-3) or SC_INT8 (about 1e-2, of at most 131072 inputs). The caller owns
+ * it and gives it to sc_linear_destroy(). */
 SC_API sc_status SC_CALL sc_linear_create(const float *weight, const float *bias, int32_t outputs, int32_t inputs,
                                           int32_t storage, sc_linear **out);
 /* Takes the layer back. */
