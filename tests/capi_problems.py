@@ -112,3 +112,13 @@ def make_linear(capi, weight, bias, storage):
     handle = ctypes.c_void_p()
     capi.call("sc_linear_create", weight, bias, *weight.shape, storage, ctypes.byref(handle))
     return handle
+
+
+def make_conv(capi, weight, bias=None):
+    """Of weight (frames, shuffle, shuffle, channels, inputs, size, size)."""
+    frames, shuffle, _, channels, inputs, size, _ = weight.shape
+    handle = ctypes.c_void_p()
+    params = capi.make("sc_conv_params", inputs=inputs, channels=channels, size=size, frames=frames, shuffle=shuffle,
+                       weight=weight, bias=bias)
+    capi.call("sc_conv_create", params, ctypes.byref(handle))
+    return handle

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from .capi_contexts import DIM, HEADS, LAYERS, facts, make_context, put, some_tokens
+from .capi_problems import make_conv
 from .capi_support import ROOT, configure_and_build, program, run
 
 ABI = ROOT / "csrc/capi/abi.txt"
@@ -135,18 +136,21 @@ def test_a_chunk_that_is_gone_cannot_be_returned_to(capi, context, rng):
 def test_handles_of_another_kind_are_refused(capi, context):
     snapshot, linear = ctypes.c_void_p(), ctypes.c_void_p()
     weight = np.ones((3, 4), np.float32)
+    conv = make_conv(capi, weight.reshape(1, 1, 1, 3, 4, 1, 1))
     capi.call("sc_context_snapshot", context, ctypes.byref(snapshot))
     capi.call("sc_linear_create", weight, None, 3, 4, capi.SC_BF16, ctypes.byref(linear))
     invalid = capi.SC_E_INVALID_ARGUMENT
-    for other in (snapshot, linear):
+    for other in (snapshot, linear, conv):
         assert "sc_context" in capi.refuses(invalid, "sc_context_trim", other)
     assert "sc_linear" in capi.refuses(invalid, "sc_linear_read", context, weight)
+    assert "sc_conv" in capi.refuses(invalid, "sc_conv_read", linear, weight)
     assert "sc_snapshot" in capi.refuses(invalid, "sc_context_restore", context, linear)
     capi.sc_context_destroy(snapshot)        # refused: it lives on
     capi.call("sc_context_restore", context, snapshot)
     capi.sc_snapshot_destroy(snapshot)
     capi.sc_linear_destroy(linear)
-    for kind in ("context", "snapshot", "linear"):
+    capi.sc_conv_destroy(conv)
+    for kind in ("context", "snapshot", "linear", "conv", "joint_blocks"):
         getattr(capi, f"sc_{kind}_destroy")(None)
 
 

@@ -13,6 +13,8 @@ const char* kind_name(Kind kind) {
     case Kind::kContext: return "sc_context";
     case Kind::kSnapshot: return "sc_snapshot";
     case Kind::kLinear: return "sc_linear";
+    case Kind::kConv: return "sc_conv";
+    case Kind::kJointBlocks: return "sc_joint_blocks";
   }
   return "handle";
 }

@@ -79,7 +79,9 @@ void init_struct(T* target, uint32_t struct_size, T defaults) noexcept {
 enum class Kind : uint32_t {
   kContext = 0x5C0C0DE1,
   kSnapshot = 0x5C0C0DE2,
-  kLinear = 0x5C0C0DE3
+  kLinear = 0x5C0C0DE3,
+  kConv = 0x5C0C0DE4,
+  kJointBlocks = 0x5C0C0DE5
 };
 
 void check_handle(const void* given, Kind kind);
