@@ -89,7 +89,7 @@ def aligned(nbytes):
 
 def storages(capi):
     """(storage, error that its rounding of queries and weights makes): tiles of bf16 round what they multiply."""
-    return [(capi.SC_F32, 3e-6), (capi.SC_BF16, 2e-2 if capi.sc_isa() == b"amx" else 3e-6)]
+    return [(capi.SC_F32, 3e-6), (capi.SC_BF16, 2e-2 if capi.sc_isa() == b"amx" else 3e-6), (capi.SC_INT8, 1.8e-2)]
 
 
 def append(capi, k, v, storage, norm=None, rope=None):
@@ -111,4 +111,14 @@ def append(capi, k, v, storage, norm=None, rope=None):
 def make_linear(capi, weight, bias, storage):
     handle = ctypes.c_void_p()
     capi.call("sc_linear_create", weight, bias, *weight.shape, storage, ctypes.byref(handle))
+    return handle
+
+
+def make_conv(capi, weight, bias=None):
+    """Of weight (frames, shuffle, shuffle, channels, inputs, size, size)."""
+    frames, shuffle, _, channels, inputs, size, _ = weight.shape
+    handle = ctypes.c_void_p()
+    params = capi.make("sc_conv_params", inputs=inputs, channels=channels, size=size, frames=frames, shuffle=shuffle,
+                       weight=weight, bias=bias)
+    capi.call("sc_conv_create", params, ctypes.byref(handle))
     return handle

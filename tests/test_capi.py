@@ -9,10 +9,11 @@ import threading
 import numpy as np
 import pytest
 
+from .capi_contexts import DIM, HEADS, LAYERS, facts, make_context, put, some_tokens
+from .capi_problems import make_conv
 from .capi_support import ROOT, configure_and_build, program, run
 
 ABI = ROOT / "csrc/capi/abi.txt"
-HEADS, DIM, LAYERS = 2, 64, 2
 
 
 @pytest.mark.skipif(ctypes.sizeof(ctypes.c_void_p) != 8, reason="the record is of machines with 64-bit addresses")
@@ -49,60 +50,12 @@ def test_version_is_the_packages(capi):
     assert capi.sc_version_string().decode() == __version__
 
 
-# ---------------------------------------------------------------- a small context
-def make_context(capi, **changes):
-    segments = (capi.sc_segment * 2)(
-        capi.sc_segment(b"sink", 5, 1, 0, 0), capi.sc_segment(b"motion", 7, changes.pop("chunks", 1), 1, 1)
-    )
-    params = capi.make(
-        "sc_context_params", layers=LAYERS, heads=HEADS, head_dim=DIM, segment_count=2,
-        segments=ctypes.addressof(segments), **changes,
-    )
-    params.keep = segments
-    return params
-
-
 @pytest.fixture
 def context(capi):
     handle = ctypes.c_void_p()
     capi.call("sc_context_create", make_context(capi), ctypes.byref(handle))
     yield handle
     capi.sc_context_destroy(handle)
-
-
-def some_tokens(capi, rng, count):
-    """Tokens, and the array that they live in."""
-    data = rng.standard_normal((3, count, HEADS, DIM), dtype=np.float32)
-    tokens = capi.make("sc_tokens", count=count)
-    tokens.q, tokens.k, tokens.v = map(capi.tokens, data)
-    tokens.keep = data
-    return tokens
-
-
-def put(capi, handle, segment, tokens):
-    for layer in range(LAYERS):
-        capi.call("sc_context_append", handle, layer, segment, tokens)
-    capi.call("sc_context_commit", handle, segment, capi.SC_NEXT_LABEL)
-
-
-def facts(capi, handle):
-    """All that can be asked about a context."""
-    found = []
-    for segment in range(2):
-        info = capi.make("sc_segment_info")
-        capi.call("sc_context_segment_info", handle, segment, info)
-        found.append(tuple(getattr(info, field) for field, _ in info._fields_))
-        for index in range(info.committed):
-            label, rows = ctypes.c_int64(), ctypes.c_int32()
-            capi.call("sc_context_chunk", handle, segment, index, ctypes.byref(label), ctypes.byref(rows))
-            found.append((label.value, rows.value))
-            for layer in range(LAYERS):
-                key, value = np.empty((2, rows.value, HEADS, DIM), np.float32)
-                capi.call("sc_context_read", handle, segment, index, layer, key, value)
-                found.append(key.tobytes() + value.tobytes())
-    held = ctypes.c_uint64()
-    capi.call("sc_context_bytes", handle, ctypes.byref(held))
-    return [*found, held.value]
 
 
 # ---------------------------------------------------------------- wrong calls
@@ -183,18 +136,21 @@ def test_a_chunk_that_is_gone_cannot_be_returned_to(capi, context, rng):
 def test_handles_of_another_kind_are_refused(capi, context):
     snapshot, linear = ctypes.c_void_p(), ctypes.c_void_p()
     weight = np.ones((3, 4), np.float32)
+    conv = make_conv(capi, weight.reshape(1, 1, 1, 3, 4, 1, 1))
     capi.call("sc_context_snapshot", context, ctypes.byref(snapshot))
     capi.call("sc_linear_create", weight, None, 3, 4, capi.SC_BF16, ctypes.byref(linear))
     invalid = capi.SC_E_INVALID_ARGUMENT
-    for other in (snapshot, linear):
+    for other in (snapshot, linear, conv):
         assert "sc_context" in capi.refuses(invalid, "sc_context_trim", other)
     assert "sc_linear" in capi.refuses(invalid, "sc_linear_read", context, weight)
+    assert "sc_conv" in capi.refuses(invalid, "sc_conv_read", linear, weight)
     assert "sc_snapshot" in capi.refuses(invalid, "sc_context_restore", context, linear)
     capi.sc_context_destroy(snapshot)        # refused: it lives on
     capi.call("sc_context_restore", context, snapshot)
     capi.sc_snapshot_destroy(snapshot)
     capi.sc_linear_destroy(linear)
-    for kind in ("context", "snapshot", "linear"):
+    capi.sc_conv_destroy(conv)
+    for kind in ("context", "snapshot", "linear", "conv", "joint_blocks"):
         getattr(capi, f"sc_{kind}_destroy")(None)
 
 
@@ -203,7 +159,7 @@ def test_parameters_that_make_no_sense_are_refused(capi):
     handle = ctypes.c_void_p(77)
     for status, changes in [
         *[(invalid, {field: value}) for field in ("layers", "heads", "segment_count") for value in (-1, 0, 2**31 - 1)],
-        (invalid, {"segments": None}), (unsupported, {"head_dim": 96}), (unsupported, {"storage": capi.SC_INT8}),
+        (invalid, {"segments": None}), (unsupported, {"head_dim": 96}), (unsupported, {"storage": 3}),
         (unsupported, {"storage": -1}), (invalid, {"chunks": 0}), (invalid, {"chunks": -2}),
     ]:
         params = make_context(capi, **changes) if "chunks" in changes else make_context(capi)

@@ -34,15 +34,20 @@ const ContextCache::Segment& ContextCache::at(int segment) const {
   return segments_.at(static_cast<std::size_t>(segment));
 }
 
+bool ContextCache::open(int segment) {
+  Segment& s = at(segment);
+  if (s.staging) return false;
+  s.layer_rows.assign(spec_.layers, 0);
+  s.staging = pool_->acquire(spec_.segments[segment].slot_bytes);
+  return true;
+}
+
 Slot& ContextCache::stage(int segment, int layer, int rows) {
   Segment& s = at(segment);
   const SegmentSpec& spec = spec_.segments[segment];
   if (layer < 0 || layer >= spec_.layers) throw std::out_of_range("layer");
   if (rows < 1 || rows > spec.capacity) throw std::invalid_argument("rows");
-  if (!s.staging) {
-    s.layer_rows.assign(spec_.layers, 0);
-    s.staging = pool_->acquire(spec.slot_bytes);
-  }
+  open(segment);
   s.layer_rows[layer] = rows;
   return *s.staging;
 }

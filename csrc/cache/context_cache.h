@@ -86,6 +86,9 @@ class ContextCache {
 
   const CacheSpec& spec() const { return spec_; }
 
+  // Opens staging with no layer in it; false where it is open already. Throws std::out_of_range, std::bad_alloc.
+  bool open(int segment);
+
   // The slot to write `layer`'s rows to; opens staging at the first call. May be repeated for a layer.
   // Throws std::out_of_range or std::invalid_argument on a bad segment, layer or number of rows, std::bad_alloc
   // where a slot cannot be had; nothing has changed then.

@@ -50,14 +50,22 @@ void CpuContext::append(int layer, int segment, const ContextTokens& tokens) {
   write(tokens, layer_data(slot, segment, layer), cache_.spec().segments[segment].capacity);
 }
 
+bool CpuContext::prepare(int tokens, std::span<const ContextRead> reads, std::optional<int> store) {
+  for (const ContextRead& read : reads) cache_.live(read.segment, read.age);
+  segments_.reserve(reads.size() + 1);
+  if (store) return cache_.open(*store);
+  own_panels(tokens);
+  return false;
+}
+
 void CpuContext::attend(int layer, const ContextTokens& tokens, std::span<const ContextRead> reads,
                         std::optional<int> store, float* out) {
-  std::vector<PanelSegment> segments;
-  segments.reserve(reads.size() + 1);
+  segments_.clear();
+  segments_.reserve(reads.size() + 1);
   for (const ContextRead& read : reads) {
     const Slot& slot = cache_.live(read.segment, read.age);
-    segments.push_back({layer_data(slot, read.segment, layer), cache_.spec().segments[read.segment].capacity,
-                        slot.rows, read.shift});
+    segments_.push_back({layer_data(slot, read.segment, layer), cache_.spec().segments[read.segment].capacity,
+                         slot.rows, read.shift});
   }
   if (tokens.k.data) {
     PanelSegment own{nullptr, tokens.tokens, tokens.tokens, nullptr};
@@ -68,7 +76,7 @@ void CpuContext::attend(int layer, const ContextTokens& tokens, std::span<const 
       own.data = own_panels(tokens.tokens);
     }
     write(tokens, static_cast<std::byte*>(const_cast<void*>(own.data)), own.capacity);
-    segments.push_back(own);
+    segments_.push_back(own);
   }
   segment_attention_cpu({.tokens = tokens.tokens,
                          .heads = shape_.heads,
@@ -77,8 +85,8 @@ void CpuContext::attend(int layer, const ContextTokens& tokens, std::span<const 
                          .q = tokens.q,
                          .norm = tokens.q_norm,
                          .rope = tokens.rope,
-                         .segments = segments.data(),
-                         .segment_count = static_cast<int>(segments.size()),
+                         .segments = segments_.data(),
+                         .segment_count = static_cast<int>(segments_.size()),
                          .out = out,
                          .lse = nullptr});
 }

@@ -52,6 +52,10 @@ class CpuContext {
   // Writes keys and values to the segment's staging.
   void append(int layer, int segment, const ContextTokens& tokens);
 
+  // Does beforehand all that attend() with as many tokens, these reads and this store could fail at: rows aside, it
+  // throws no more. Whether staging was opened. Throws std::out_of_range, std::bad_alloc; nothing has changed then.
+  bool prepare(int tokens, std::span<const ContextRead> reads, std::optional<int> store);
+
   // Attention of the tokens to the chunks in `reads` and to themselves. With `store`, their keys and values
   // also become staging of that segment. out: (tokens, heads, head_dim). Throws std::out_of_range.
   void attend(int layer, const ContextTokens& tokens, std::span<const ContextRead> reads, std::optional<int> store,
@@ -76,6 +80,7 @@ class CpuContext {
   ContextShape shape_;
   ContextCache cache_;
   std::vector<Line> own_;  // panels of the tokens' own keys and values, one layer at a time
+  std::vector<PanelSegment> segments_;  // of the call
 };
 
 }  // namespace streamchar

@@ -1,5 +1,6 @@
 #include "capi/checks.h"
 
+#include <cmath>
 #include <stdexcept>
 
 namespace streamchar::capi {
@@ -12,6 +13,8 @@ const char* kind_name(Kind kind) {
     case Kind::kContext: return "sc_context";
     case Kind::kSnapshot: return "sc_snapshot";
     case Kind::kLinear: return "sc_linear";
+    case Kind::kConv: return "sc_conv";
+    case Kind::kJointBlocks: return "sc_joint_blocks";
   }
   return "handle";
 }
@@ -61,6 +64,19 @@ void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
   fail(SC_E_INVALID_ARGUMENT, std::string(name) + " is " + std::to_string(value),
        most < least ? "there is none yet: append and commit first"
                     : std::to_string(least) + " to " + std::to_string(most));
+}
+
+void check_eps(float eps) {
+  if (!(eps > 0)) fail(SC_E_INVALID_ARGUMENT, "eps is not positive", "1e-5");
+}
+
+void check_finite(const char* name, const float* data, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (!std::isfinite(data[i])) {
+      fail(SC_E_INVALID_ARGUMENT, std::string(name) + "[" + std::to_string(i) + "] is not finite",
+           "a model that is not damaged");
+    }
+  }
 }
 
 void check_struct(const char* name, const void* given, std::size_t known) {

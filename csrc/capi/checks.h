@@ -50,6 +50,12 @@ T* check_pointer(const char* name, T* pointer) {
   return pointer;
 }
 
+// Layer norm's.
+void check_eps(float eps);
+
+// Weights.
+void check_finite(const char* name, const float* data, int64_t count);
+
 // Sized structs. A larger one is of a later version: it is taken if what this version does not know is zero.
 void check_struct(const char* name, const void* given, std::size_t known);
 
@@ -70,7 +76,13 @@ void init_struct(T* target, uint32_t struct_size, T defaults) noexcept {
 }
 
 // Handles begin with a number that tells their kind.
-enum class Kind : uint32_t { kContext = 0x5C0C0DE1, kSnapshot = 0x5C0C0DE2, kLinear = 0x5C0C0DE3 };
+enum class Kind : uint32_t {
+  kContext = 0x5C0C0DE1,
+  kSnapshot = 0x5C0C0DE2,
+  kLinear = 0x5C0C0DE3,
+  kConv = 0x5C0C0DE4,
+  kJointBlocks = 0x5C0C0DE5
+};
 
 void check_handle(const void* given, Kind kind);
 

@@ -5,18 +5,11 @@
 #include <utility>
 #include <vector>
 
-#include "cache/cpu_context.h"
+#include "capi/context.h"
 #include "capi/tokens.h"
 
 using namespace streamchar;
 using namespace streamchar::capi;
-
-struct sc_context {
-  static constexpr Kind kKind = Kind::kContext;
-  const Kind kind = kKind;
-  CpuContext context;
-  std::size_t limit;
-};
 
 struct sc_snapshot {
   static constexpr Kind kKind = Kind::kSnapshot;
@@ -74,20 +67,8 @@ bool same(const SegmentSpec& a, const SegmentSpec& b) {
          a.ring == b.ring;
 }
 
-const SegmentSpec& check_segment(const sc_context& context, int32_t segment) {
-  const std::vector<SegmentSpec>& segments = context.context.cache().spec().segments;
-  check_range("segment", segment, 0, static_cast<int64_t>(segments.size()) - 1);
-  return segments[static_cast<std::size_t>(segment)];
-}
-
 void check_layer(const sc_context& context, int32_t layer) {
   check_range("layer", layer, 0, context.context.shape().layers - 1);
-}
-
-void check_rows(const SegmentSpec& spec, int32_t rows) {
-  if (rows <= spec.capacity) return;
-  fail(SC_E_INVALID_ARGUMENT, std::to_string(rows) + " tokens do not fit segment '" + spec.name + "'",
-       "at most " + std::to_string(spec.capacity) + ", or a greater capacity");
 }
 
 ContextTokens read_tokens(const sc_tokens* given, bool queries) {
@@ -141,14 +122,14 @@ sc_status sc_context_create(const sc_context_params* params, sc_context** out) {
     if (plan.bytes > plan.limit) {
       fail(SC_E_HOST_MEMORY,
            std::to_string(plan.bytes) + " bytes are planned, memory_limit is " + std::to_string(plan.limit),
-           "smaller segments, less history, SC_BF16, or a greater limit");
+           "smaller segments, less history, SC_BF16, SC_INT8, or a greater limit");
     }
     try {
       *out = new sc_context{.context = CpuContext(plan.shape, std::move(plan.segments), plan.limit),
                             .limit = plan.limit};
     } catch (const std::bad_alloc&) {
       fail(SC_E_HOST_MEMORY, std::to_string(plan.bytes) + " bytes cannot be had",
-           "smaller segments, less history, or SC_BF16");
+           "smaller segments, less history, SC_BF16 or SC_INT8");
     }
   });
 }
@@ -183,20 +164,8 @@ sc_status sc_context_attend(sc_context* context, int32_t layer, const sc_tokens*
     sc_context& self = handle(context);
     check_layer(self, layer);
     const ContextTokens read = read_tokens(tokens, true);
-    check_range("read_count", read_count, 0, kMaxCount);
-    if (read_count) check_pointer("reads", reads);
-    std::vector<ContextRead> chunks;
-    chunks.reserve(static_cast<std::size_t>(read_count));
-    for (int32_t i = 0; i < read_count; ++i) {
-      check_segment(self, reads[i].segment);
-      check_range("age", reads[i].age, 0, self.context.cache().live_count(reads[i].segment) - 1);
-      chunks.push_back({reads[i].segment, reads[i].age, reads[i].shift});
-    }
-    std::optional<int> kept;
-    if (store != SC_NO_SEGMENT) {
-      check_rows(check_segment(self, store), read.tokens);
-      kept = store;
-    }
+    const std::vector<ContextRead> chunks = context_reads(self, reads, read_count);
+    const std::optional<int> kept = stored_segment(self, store, read.tokens);
     check_pointer("out", out);
     within_limit(self, [&] { self.context.attend(layer, read, chunks, kept, out); });
   });

@@ -12,9 +12,13 @@ namespace streamchar::capi {
 inline constexpr sc_head_norm kNoNorm = {nullptr, nullptr, 0, 1e-6f};
 
 inline KvType kv_type(int32_t storage) {
-  if (storage == SC_F32) return KvType::kFloat32;
-  if (storage == SC_BF16) return KvType::kBFloat16;
-  fail(SC_E_UNSUPPORTED, "keys and values are not kept in storage " + std::to_string(storage), "SC_F32 or SC_BF16");
+  switch (storage) {
+    case SC_F32: return KvType::kFloat32;
+    case SC_BF16: return KvType::kBFloat16;
+    case SC_INT8: return KvType::kInt8;
+  }
+  fail(SC_E_UNSUPPORTED, "keys and values are not kept in storage " + std::to_string(storage),
+       "SC_F32, SC_BF16 or SC_INT8");
 }
 
 inline void check_heads(int32_t heads, int32_t head_dim) {

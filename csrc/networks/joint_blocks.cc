@@ -36,6 +36,23 @@ std::vector<Piece> pieces_of(const JointPass& pass) {
   return pieces;
 }
 
+// Prepares every stream, or none: throws what CpuContext::prepare does.
+void prepare(const JointPass& pass, int tokens) {
+  std::size_t ready = 0;
+  std::vector<bool> opened(pass.streams.size());
+  try {
+    for (; ready < pass.streams.size(); ++ready) {
+      const JointStream& stream = pass.streams[ready];
+      opened[ready] = stream.context->prepare(tokens, stream.reads, pass.store);
+    }
+  } catch (...) {
+    while (ready-- > 0) {
+      if (opened[ready]) pass.streams[ready].context->cache().drop(*pass.store);
+    }
+    throw;
+  }
+}
+
 const JointHalf& half_of(const JointBlock& block, bool audio) { return audio ? block.audio : block.video; }
 
 void check(const PackedLinear* linear, int inputs, int outputs) {
@@ -95,6 +112,7 @@ void JointBlocks::run(const JointPass& pass) const {
   }
 
   const std::vector<Piece> pieces = pieces_of(pass);
+  prepare(pass, tokens);
   const auto tokens_of = [&](const Piece& piece) {
     const int64_t all = piece.audio ? pass.audio_tokens : pass.video_tokens;
     return (piece.audio ? pass.audio : pass.video) + (piece.stream * all + piece.first) * width;

@@ -57,7 +57,7 @@ class JointBlocks {
   int width() const { return heads_ * head_dim_; }
   int depth() const { return static_cast<int>(blocks_.size()); }
 
-  // Uses ThreadPool::global(). Throws what CpuContext::attend does; tokens are then worth nothing.
+  // Uses ThreadPool::global(). Throws what CpuContext::prepare does; nothing has changed then.
   void run(const JointPass& pass) const;
 
  private:

@@ -1,5 +1,5 @@
-// One block of a diffusion transformer from C++: adaLN, attention over a cached chunk, gated residual, feed-forward.
-// Compared with the same block in double precision.
+// Two blocks of a joint transformer from C++: video and audio tokens that attend to one another and to a cached chunk,
+// in one call. Compared with the same blocks in double precision.
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -12,7 +12,8 @@
 
 namespace {
 
-constexpr int kHeads = 2, kDim = 64, kWidth = kHeads * kDim, kHidden = 256, kTokens = 10, kPast = 12;
+constexpr int kBlocks = 2, kHeads = 2, kDim = 64, kWidth = kHeads * kDim, kHidden = 256;
+constexpr int kVideo = 10, kAudio = 4, kTokens = kVideo + kAudio, kPast = 12;
 using Floats = std::vector<float>;
 using Doubles = std::vector<double>;
 
@@ -26,12 +27,14 @@ void check(sc_status status) {
 struct Destroy {
   void operator()(sc_context* context) const { sc_context_destroy(context); }
   void operator()(sc_linear* linear) const { sc_linear_destroy(linear); }
+  void operator()(sc_joint_blocks* blocks) const { sc_joint_blocks_destroy(blocks); }
 };
 using Context = std::unique_ptr<sc_context, Destroy>;
+using Blocks = std::unique_ptr<sc_joint_blocks, Destroy>;
 
-Floats normal(std::size_t count, double size = 1.0) {
+Floats normal(std::size_t count, double size = 1.0, double mean = 0.0) {
   static std::mt19937 generator(1);
-  std::normal_distribution<float> draw(0.0f, static_cast<float>(size));
+  std::normal_distribution<float> draw(static_cast<float>(mean), static_cast<float>(size));
   Floats values(count);
   for (float& value : values) value = draw(generator);
   return values;
@@ -50,81 +53,94 @@ struct Linear {
     check(sc_linear_read(made, values.data()));
     weight.assign(values.begin(), values.end());
   }
-  sc_linear_apply_call call(const float* x, float* y) const {
-    sc_linear_apply_call call;
-    sc_linear_apply_call_init(&call, sizeof call);
-    call.rows = call.rows_per_batch = kTokens;
-    call.x = x, call.x_stride = inputs, call.y = y, call.y_stride = outputs;
-    return call;
-  }
   Doubles in_double(const Doubles& x) const {
-    Doubles y(kTokens * outputs);
-    for (int t = 0; t < kTokens; ++t)
+    const int rows = int(x.size()) / inputs;
+    Doubles y(std::size_t(rows) * outputs);
+    for (int t = 0; t < rows; ++t)
       for (int n = 0; n < outputs; ++n)
         for (int k = 0; k < inputs; ++k) y[t * outputs + n] += x[t * inputs + k] * weight[n * inputs + k];
     return y;
   }
 };
 
-struct Block {
-  Linear project{3 * kWidth, kWidth}, merge{kWidth, kWidth}, expand{kHidden, kWidth}, contract{kWidth, kHidden};
-  Floats shift = normal(kWidth), scale = normal(kWidth), gate = normal(kWidth);
+struct Half {  // a block's part for one kind of tokens
+  Linear qkv{3 * kWidth, kWidth}, out{kWidth, kWidth}, expand{kHidden, kWidth}, contract{kWidth, kHidden};
+  Floats table = normal(6 * kWidth, 0.3), q_norm = normal(kDim, 0.2, 1), k_norm = normal(kDim, 0.2, 1);
+
+  sc_joint_half joint() const {
+    return {qkv.packed.get(), out.packed.get(), expand.packed.get(), contract.packed.get(),
+            table.data(),     q_norm.data(),    k_norm.data()};
+  }
 };
 
-Floats native(const Block& block, const Floats& x, sc_context* context) {
-  Floats qkv(kTokens * 3 * kWidth), attended(kTokens * kWidth), y(x.size()), hidden(kTokens * kHidden), out(x.size());
-  const auto modulated = [&](sc_linear_apply_call call) {
-    call.shift.data = block.shift.data(), call.scale.data = block.scale.data();
-    return call;
-  };
-  const auto gated = [&](sc_linear_apply_call call, const float* residual) {
-    call.gate.data = block.gate.data(), call.residual = residual, call.residual_stride = kWidth;
-    return call;
-  };
-  sc_linear_apply_call call = modulated(block.project.call(x.data(), qkv.data()));
-  check(sc_linear_apply(block.project.packed.get(), &call));
-  sc_tokens tokens;
-  sc_tokens_init(&tokens, sizeof tokens);
-  tokens.count = kTokens;
-  tokens.q = {qkv.data(), 3 * kWidth, kDim};
-  tokens.k = {qkv.data() + kWidth, 3 * kWidth, kDim};
-  tokens.v = {qkv.data() + 2 * kWidth, 3 * kWidth, kDim};
-  const sc_read past{0, 0, nullptr};
-  check(sc_context_attend(context, 0, &tokens, &past, 1, SC_NO_SEGMENT, attended.data()));
-  call = gated(block.merge.call(attended.data(), y.data()), x.data());
-  check(sc_linear_apply(block.merge.packed.get(), &call));
-  call = modulated(block.expand.call(y.data(), hidden.data()));
-  call.activation = SC_GELU_TANH;
-  check(sc_linear_apply(block.expand.packed.get(), &call));
-  call = gated(block.contract.call(hidden.data(), out.data()), y.data());
-  check(sc_linear_apply(block.contract.packed.get(), &call));
-  return out;
+struct Block {
+  Half video, audio;
+};
+
+struct Tokens {
+  Floats video = normal(kVideo * kWidth), audio = normal(kAudio * kWidth);
+};
+
+Blocks joined(const std::vector<Block>& blocks) {
+  std::vector<sc_joint_block> joint;
+  for (const Block& block : blocks) joint.push_back({block.video.joint(), block.audio.joint()});
+  sc_joint_blocks* made = nullptr;
+  check(sc_joint_blocks_create(kHeads, kDim, joint.data(), int32_t(joint.size()), &made));
+  return Blocks(made);
 }
 
-Doubles in_double(const Block& block, const Floats& start, const Floats& past_k, const Floats& past_v) {
-  Doubles x(start.begin(), start.end());
-  const auto modulated = [&](Doubles rows) {
-    for (int t = 0; t < kTokens; ++t) {
-      double* row = &rows[t * kWidth];
-      double mean = 0, square = 0;
-      for (int d = 0; d < kWidth; ++d) mean += row[d] / kWidth;
-      for (int d = 0; d < kWidth; ++d) square += (row[d] - mean) * (row[d] - mean) / kWidth;
-      for (int d = 0; d < kWidth; ++d)
-        row[d] = (row[d] - mean) / std::sqrt(square + 1e-5) * (1 + block.scale[d]) + block.shift[d];
-    }
-    return rows;
-  };
-  const auto add_gated = [&](const Doubles& update) {
-    for (std::size_t i = 0; i < x.size(); ++i) x[i] += block.gate[i % kWidth] * update[i];
-  };
-  const Doubles qkv = block.project.in_double(modulated(x));
+void run(const sc_joint_blocks* blocks, sc_context* context, const Floats& modulation, Tokens& tokens) {
+  const sc_read past{0, 0, nullptr};
+  const sc_joint_stream stream{context, &past, 1, 0};
+  sc_joint_blocks_run_call call;
+  sc_joint_blocks_run_call_init(&call, sizeof call);
+  call.streams = &stream, call.stream_count = 1;
+  call.video_tokens = kVideo, call.video = tokens.video.data();
+  call.audio_tokens = kAudio, call.audio = tokens.audio.data();
+  call.modulation = modulation.data();
+  check(sc_joint_blocks_run(blocks, &call));
+}
+
+// ---- in double precision
+
+Doubles adaln(Doubles rows, const double* shift, const double* scale) {
+  for (double* row = rows.data(); row != rows.data() + rows.size(); row += kWidth) {
+    double mean = 0, square = 0;
+    for (int d = 0; d < kWidth; ++d) mean += row[d] / kWidth;
+    for (int d = 0; d < kWidth; ++d) square += (row[d] - mean) * (row[d] - mean) / kWidth;
+    for (int d = 0; d < kWidth; ++d) row[d] = (row[d] - mean) / std::sqrt(square + 1e-5) * (1 + scale[d]) + shift[d];
+  }
+  return rows;
+}
+
+void add_gated(Doubles& x, const double* gate, const Doubles& update) {
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] += gate[i % kWidth] * update[i];
+}
+
+void normalize(double* head, const Floats& weight) {
+  double square = 0;
+  for (int d = 0; d < kDim; ++d) square += head[d] * head[d] / kDim;
+  for (int d = 0; d < kDim; ++d) head[d] *= weight[d] / std::sqrt(square + 1e-6);
+}
+
+// qkv of one kind, with queries and keys normalized.
+Doubles projected(const Half& half, const Doubles& x, const Doubles& m) {
+  Doubles qkv = half.qkv.in_double(adaln(x, &m[0], &m[kWidth]));
+  for (std::size_t at = 0; at < qkv.size(); at += kDim) {
+    const std::size_t part = at / kWidth % 3;
+    if (part < 2) normalize(&qkv[at], part ? half.k_norm : half.q_norm);
+  }
+  return qkv;
+}
+
+Doubles attention(const Doubles& qkv, const float* past_k, const float* past_v) {
   Doubles attended(kTokens * kWidth);
   for (int t = 0; t < kTokens; ++t)
     for (int h = 0; h < kHeads; ++h) {
       double total = 0;
       Doubles sum(kDim);
       for (int j = 0; j < kPast + kTokens; ++j) {
-        const auto at = [&](const Floats& past, int part, int d) {
+        const auto at = [&](const float* past, int part, int d) {
           return j < kPast ? double(past[j * kWidth + h * kDim + d])
                            : qkv[(j - kPast) * 3 * kWidth + part * kWidth + h * kDim + d];
         };
@@ -136,11 +152,39 @@ Doubles in_double(const Block& block, const Floats& start, const Floats& past_k,
       }
       for (int d = 0; d < kDim; ++d) attended[t * kWidth + h * kDim + d] = sum[d] / total;
     }
-  add_gated(block.merge.in_double(attended));
-  Doubles hidden = block.expand.in_double(modulated(x));
+  return attended;
+}
+
+void finish(const Half& half, Doubles& x, const Doubles& m, const Doubles& attended) {
+  add_gated(x, &m[2 * kWidth], half.out.in_double(attended));
+  Doubles hidden = half.expand.in_double(adaln(x, &m[3 * kWidth], &m[4 * kWidth]));
   for (double& v : hidden) v = 0.5 * v * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (v + 0.044715 * v * v * v)));
-  add_gated(block.contract.in_double(hidden));
-  return x;
+  add_gated(x, &m[5 * kWidth], half.contract.in_double(hidden));
+}
+
+// past_k, past_v: (kBlocks, kPast, kWidth)
+Doubles in_double(const std::vector<Block>& blocks, const Tokens& start, const Floats& modulation,
+                  const Floats& past_k, const Floats& past_v) {
+  Doubles video(start.video.begin(), start.video.end()), audio(start.audio.begin(), start.audio.end());
+  const auto sum = [&](const Floats& table) {
+    Doubles m(modulation.begin(), modulation.end());
+    for (std::size_t i = 0; i < m.size(); ++i) m[i] += table[i];
+    return m;
+  };
+  const float *k = past_k.data(), *v = past_v.data();
+  for (const Block& block : blocks) {
+    const Doubles m_video = sum(block.video.table), m_audio = sum(block.audio.table);
+    Doubles qkv = projected(block.video, video, m_video);
+    const Doubles more = projected(block.audio, audio, m_audio);
+    qkv.insert(qkv.end(), more.begin(), more.end());
+    const Doubles attended = attention(qkv, k, v);
+    const auto middle = attended.begin() + kVideo * kWidth;
+    finish(block.video, video, m_video, Doubles(attended.begin(), middle));
+    finish(block.audio, audio, m_audio, Doubles(middle, attended.end()));
+    k += kPast * kWidth, v += kPast * kWidth;
+  }
+  video.insert(video.end(), audio.begin(), audio.end());
+  return video;
 }
 
 }  // namespace
@@ -149,23 +193,30 @@ int main() try {
   const sc_segment motion{"motion", kPast, 1, 0, 1};
   sc_context_params params;
   sc_context_params_init(&params, sizeof params);
-  params.layers = 1, params.heads = kHeads, params.head_dim = kDim;
+  params.layers = kBlocks, params.heads = kHeads, params.head_dim = kDim;
   params.segments = &motion, params.segment_count = 1;
   sc_context* made = nullptr;
   check(sc_context_create(&params, &made));
   const Context context(made);
 
-  const Floats past_k = normal(kPast * kWidth), past_v = normal(kPast * kWidth), x = normal(kTokens * kWidth);
-  sc_tokens tokens;
-  sc_tokens_init(&tokens, sizeof tokens);
-  tokens.count = kPast;
-  tokens.k = {past_k.data(), kWidth, kDim}, tokens.v = {past_v.data(), kWidth, kDim};
-  check(sc_context_append(made, 0, 0, &tokens));
+  const Floats past_k = normal(kBlocks * kPast * kWidth), past_v = normal(kBlocks * kPast * kWidth);
+  sc_tokens past;
+  sc_tokens_init(&past, sizeof past);
+  past.count = kPast;
+  for (int layer = 0; layer < kBlocks; ++layer) {
+    past.k = {past_k.data() + layer * kPast * kWidth, kWidth, kDim};
+    past.v = {past_v.data() + layer * kPast * kWidth, kWidth, kDim};
+    check(sc_context_append(made, layer, 0, &past));
+  }
   check(sc_context_commit(made, 0, SC_NEXT_LABEL));
 
-  const Block block;
-  const Floats got = native(block, x, made);
-  const Doubles wanted = in_double(block, x, past_k, past_v);
+  const std::vector<Block> blocks(kBlocks);
+  const Floats modulation = normal(6 * kWidth, 0.5);
+  Tokens tokens;
+  const Doubles wanted = in_double(blocks, tokens, modulation, past_k, past_v);
+  run(joined(blocks).get(), made, modulation, tokens);
+  Floats got = tokens.video;
+  got.insert(got.end(), tokens.audio.begin(), tokens.audio.end());
   double error = 0, size = 0;
   for (std::size_t i = 0; i < got.size(); ++i) {
     error += (got[i] - wanted[i]) * (got[i] - wanted[i]);

@@ -1,5 +1,5 @@
-/* streamchar.h - the native core of streamchar_rt from C: the context cache and the ops of a DiT block, on the CPU.
- * ABI 1.0. C99 and C++17.
+/* streamchar.h - the native core of streamchar_rt from C: the context cache, a DiT's blocks and the ops of it and of
+ * its decoders, on the CPU. ABI 1.1. C99 and C++17.
  *
  * Rules that hold for every function here
  *  - sc_status: 0 is done, below 0 is an error; after an error nothing has changed, and sc_last_error_message() says
@@ -38,7 +38,7 @@ extern "C" {
 #endif
 
 #define SC_ABI_MAJOR 1u
-#define SC_ABI_MINOR 0u
+#define SC_ABI_MINOR 1u
 
 /* ---- status and version ------------------------------------------------------------------------------------------ */
 typedef int32_t sc_status;
@@ -78,7 +78,9 @@ SC_API int32_t SC_CALL sc_threads(void);
 SC_API sc_status SC_CALL sc_set_threads(int32_t threads);
 
 /* ---- what tokens are --------------------------------------------------------------------------------------------- */
-/* How numbers are kept. Keys and values: F32 or BF16; weights of a linear layer: BF16 or INT8. */
+/* How numbers are kept: keys and values, and weights of a linear layer. INT8 keys have a step each and head, values one
+ * for each channel of 64 tokens; attention to them is within 1.5e-2 for normally distributed numbers, and what
+ * attends to one that is not finite becomes NaN. INT8 weights have a step for each output. */
 enum { SC_F32 = 0, SC_BF16 = 1, SC_INT8 = 2 };
 
 /* (tokens, heads, head_dim) float32. */
@@ -122,7 +124,7 @@ typedef struct sc_context_params {
   uint32_t struct_size;
   int32_t layers, heads;
   int32_t head_dim;           /* 64 or 128                                                                          */
-  int32_t storage;            /* SC_F32 (default) or SC_BF16                                                        */
+  int32_t storage;            /* SC_F32 (default), SC_BF16 or SC_INT8                                               */
   int32_t segment_count;
   const sc_segment *segments; /* copied, with their names                                                           */
   uint64_t memory_limit;      /* bytes that the context, its forks and snapshots hold together; 0 (default): none   */
@@ -226,7 +228,7 @@ SC_API sc_status SC_CALL sc_panels_bytes(int32_t heads, int32_t head_dim, int32_
 typedef struct sc_kv_append_call {
   uint32_t struct_size;
   int32_t tokens, heads, head_dim;
-  int32_t storage;       /* of the panels: SC_F32 (default) or SC_BF16                                              */
+  int32_t storage;       /* of the panels: SC_F32 (default), SC_BF16 or SC_INT8                                     */
   int32_t capacity;      /* that the panels are made for, at least `tokens`                                         */
   sc_token_view k, v;
   sc_head_norm norm;     /* eps 1e-6 by default                                                                     */
@@ -251,7 +253,7 @@ typedef struct sc_panels {
 typedef struct sc_segment_attention_call {
   uint32_t struct_size;
   int32_t tokens, heads, head_dim;
-  int32_t storage;            /* of all panels                                                                      */
+  int32_t storage;            /* of all panels: SC_F32 (default), SC_BF16 or SC_INT8                                */
   int32_t segment_count;
   const sc_panels *segments;
   sc_token_view q;
@@ -296,11 +298,12 @@ SC_API sc_status SC_CALL sc_gated_residual(const sc_gated_residual_call *call);
 
 /* A linear layer whose weights are packed once. Immutable: any number of threads may apply it at once. */
 typedef struct sc_linear sc_linear;
-/* Packs a copy of weight (outputs, inputs) and bias (outputs,), which may be NULL; both finite. `storage` is SC_BF16
- * (relative error about 2e-3) or SC_INT8 (about 1e-2). The caller owns it and gives it to sc_linear_destroy(). */
+/* Packs a copy of weight (outputs, inputs) and bias (outputs,), which may be NULL; both finite. `storage` is SC_F32
+ * (as they are), SC_BF16 (relative error about 2e-3) or SC_INT8 (about 1e-2, of at most 131072 inputs). The caller owns
+ * it and gives it to sc_linear_destroy(). */
 SC_API sc_status SC_CALL sc_linear_create(const float *weight, const float *bias, int32_t outputs, int32_t inputs,
                                           int32_t storage, sc_linear **out);
-/* Takes the layer back. */
+/* Takes the layer back. Joint blocks made of it live on. */
 SC_API void SC_CALL sc_linear_destroy(sc_linear *linear);
 /* Copies the weights as they are multiplied into the caller's array (outputs, inputs). */
 SC_API sc_status SC_CALL sc_linear_read(const sc_linear *linear, float *weight);
@@ -332,6 +335,150 @@ SC_API void SC_CALL sc_linear_apply_call_init(sc_linear_apply_call *call, uint32
 /* y = activation(x W^T + bias), with what is asked for around it. All memory is borrowed for the call. A row's bytes
  * depend on that row alone, not on the other rows or the number of threads. */
 SC_API sc_status SC_CALL sc_linear_apply(const sc_linear *linear, const sc_linear_apply_call *call);
+
+/* ---- blocks of a joint transformer, as one call ------------------------------------------------------------------ */
+/* Two kinds of tokens, video and audio, each with linear layers of its own, and one attention over both and a context.
+ * Of each block, for tokens x of either kind and m = modulation + the kind's table, (6, width):
+ *   q, k, v = qkv(adaln(x, m[0], m[1]))                            adaln(x, shift, scale), see sc_adaln_modulate()
+ *   x      += m[2] * out(attention(q, k, v))                       see sc_context_attend(); block i is layer i
+ *   x      += m[5] * contract(gelu(expand(adaln(x, m[3], m[4]))))
+ * width is heads * head_dim. Epsilons are 1e-5 of adaln and 1e-6 of the norms of queries and keys. */
+typedef struct sc_joint_half {
+  const sc_linear *qkv;       /* width to 3 * width: queries, keys, values; head after head                         */
+  const sc_linear *out;       /* width to width                                                                     */
+  const sc_linear *expand;    /* width to as many as contract takes                                                 */
+  const sc_linear *contract;  /* those to width                                                                     */
+  const float *table;         /* (6, width)                                                                         */
+  const float *q_norm;        /* (head_dim,)                                                                        */
+  const float *k_norm;
+} sc_joint_half;
+
+typedef struct sc_joint_block {
+  sc_joint_half video, audio;
+} sc_joint_block;
+
+/* Immutable: any number of threads may run it at once, over different contexts. */
+typedef struct sc_joint_blocks sc_joint_blocks;
+/* Makes a transformer of `block_count` blocks. Tables and norms, which are finite, are copied; the linear layers are
+ * shared, not copied: it keeps them as long as it needs them, and the caller may destroy the sc_linear handles right
+ * after. The caller owns it and gives it to sc_joint_blocks_destroy(). */
+SC_API sc_status SC_CALL sc_joint_blocks_create(int32_t heads, int32_t head_dim, const sc_joint_block *blocks,
+                                                int32_t block_count, sc_joint_blocks **out);
+/* Takes the blocks back. */
+SC_API void SC_CALL sc_joint_blocks_destroy(sc_joint_blocks *blocks);
+
+/* One stream: its context, and what it reads, see sc_context_attend(). */
+typedef struct sc_joint_stream {
+  sc_context *context;        /* with as many layers as there are blocks, and as many heads of as many channels     */
+  const sc_read *reads;
+  int32_t read_count;
+  int32_t reserved;
+} sc_joint_stream;
+
+typedef struct sc_joint_blocks_run_call {
+  uint32_t struct_size;
+  int32_t stream_count;
+  const sc_joint_stream *streams;  /* each with a context of its own                                                */
+  int32_t video_tokens;            /* of each stream; one of these may be 0                                         */
+  int32_t audio_tokens;
+  float *video;                    /* (stream_count, video_tokens, width) contiguous; the results take their place  */
+  float *audio;                    /* likewise; either may be NULL without tokens                                   */
+  const float *modulation;         /* (6, width) of each stream, contiguous                                         */
+  int64_t modulation_stride;       /* from a stream's to the next one's; 0 (default): one for all                   */
+  const float *rope;               /* (video_tokens + audio_tokens, head_dim / 2, 2); NULL: nothing is rotated      */
+  int32_t store;                   /* the segment whose staging keys and values become; SC_NO_SEGMENT by default    */
+  int32_t reserved;
+} sc_joint_blocks_run_call;
+SC_API void SC_CALL sc_joint_blocks_run_call_init(sc_joint_blocks_run_call *call, uint32_t struct_size);
+/* Takes the tokens of all streams through all blocks. A stream's tokens, video before audio, attend to its reads and to
+ * one another. With `store`, all layers of that segment's staging are written, of every stream; it wants
+ * sc_context_commit(). After an error tokens and contexts are as before, though contexts may hold more free memory. All
+ * memory is borrowed for the call. A stream's bytes do not depend on the other streams or the number of threads. */
+SC_API sc_status SC_CALL sc_joint_blocks_run(const sc_joint_blocks *blocks, const sc_joint_blocks_run_call *call);
+
+/* ---- pictures ---------------------------------------------------------------------------------------------------- */
+/* A convolution, 1x1 or 3x3 with a rim of zeros, whose weights are packed once as int8 with a step for each output;
+ * inputs are rounded to 256 steps a row of pixels (relative error about 1e-2). Immutable: any number of threads may
+ * apply it at once. */
+typedef struct sc_conv sc_conv;
+
+typedef struct sc_conv_params {
+  uint32_t struct_size;
+  int32_t inputs;        /* channels of a pixel of x; at most 66000, of 3x3 22000                                   */
+  int32_t channels;      /* of a pixel of y                                                                         */
+  int32_t size;          /* 1 (default) or 3                                                                        */
+  int32_t frames;        /* pictures that come of one; 1 by default                                                 */
+  int32_t shuffle;       /* pixels that come of one, across and down; 1 by default                                  */
+  const float *weight;   /* (frames, shuffle down, shuffle across, channels, inputs, size, size) contiguous, finite */
+  const float *bias;     /* (frames, shuffle down, shuffle across, channels), finite; may be NULL                   */
+} sc_conv_params;
+SC_API void SC_CALL sc_conv_params_init(sc_conv_params *params, uint32_t struct_size);
+/* Packs a copy of weight and bias. The caller owns the convolution and gives it to sc_conv_destroy(). */
+SC_API sc_status SC_CALL sc_conv_create(const sc_conv_params *params, sc_conv **out);
+/* Takes the convolution back. */
+SC_API void SC_CALL sc_conv_destroy(sc_conv *conv);
+/* Copies the weights as they are multiplied into the caller's array, shaped like params.weight. */
+SC_API sc_status SC_CALL sc_conv_read(const sc_conv *conv, float *weight);
+
+/* Pictures (batch, height, width, channels), each contiguous. */
+typedef struct sc_conv_input {
+  const float *data;
+  int64_t picture_stride;       /* from one picture to the next; 0 shares one                                       */
+  int32_t channels;
+  int32_t reserved;
+} sc_conv_input;
+
+typedef struct sc_conv_apply_call {
+  uint32_t struct_size;
+  int32_t batch, height, width;
+  int32_t input_count;          /* 1 to 3                                                                           */
+  int32_t silu;                 /* 1: of the inputs first; 0 (default): as they are                                 */
+  const sc_conv_input *inputs;  /* their channels, one after another, are x's                                       */
+  float *out;                   /* (batch * frames, height * shuffle, width * shuffle, channels) contiguous         */
+  const float *added;           /* pictures like out's; may be out; NULL: nothing is added                          */
+  int64_t added_stride;         /* from one picture of it to the next; 0 shares one                                 */
+} sc_conv_apply_call;
+SC_API void SC_CALL sc_conv_apply_call_init(sc_conv_apply_call *call, uint32_t struct_size);
+/* out = conv(silu(x)) + added. A row of pixels may hold 4194304 numbers. All memory is borrowed for the call. A
+ * picture's bytes depend on that picture alone, not on the other pictures or the number of threads; a row that holds an
+ * infinity or NaN makes NaN of all that sees it. */
+SC_API sc_status SC_CALL sc_conv_apply(const sc_conv *conv, const sc_conv_apply_call *call);
+
+/* Sizes below count places of 4 x 4 pixels. With a rim of two pixels a picture has at most 16777216. */
+typedef struct sc_picture_warp_call {
+  uint32_t struct_size;
+  int32_t frames;
+  int32_t height, width;   /* both even                                                                             */
+  int32_t parts;           /* 1 to 32                                                                               */
+  float local;             /* pixels that the local flow is at most                                                 */
+  const float *places;     /* (frames, height / 2, width / 2, (parts + 2) * 4) contiguous: number 4 n + 2 dy + dx   */
+                           /* is score n, then x and y of the local flow, of place (2 y + dy, 2 x + dx)             */
+  const float *motion;     /* (frames, parts, 2, 3) contiguous, pixels                                              */
+  const float *picture;    /* (height * 4 + 4, width * 4 + 4, 4) contiguous: with a rim of two zero pixels          */
+  float *flow;             /* (frames, height, width, 2): x and y in pixels, from a place to where it is shown from */
+  float *warped;           /* (frames, height, width, 4, 16): of each place by channel, then by pixel               */
+} sc_picture_warp_call;
+SC_API void SC_CALL sc_picture_warp_call_init(sc_picture_warp_call *call, uint32_t struct_size);
+/* A picture moved by the flow of parts that move rigidly. A place's flow is local * tanh of its local flow, plus what
+ * the parts do there, motion[part] (x, y, 1), each weighted by the softmax of its scores; x and y go from -1 to 1 over
+ * the places, ends included. Between places the flow is interpolated linearly, and so is the picture, which is zero
+ * beyond its edges; flow that is not a number shows nothing. All memory is borrowed for the call. Bytes do not depend
+ * on the number of threads. */
+SC_API sc_status SC_CALL sc_picture_warp(const sc_picture_warp_call *call);
+
+typedef struct sc_picture_blend_call {
+  uint32_t struct_size;
+  int32_t frames;
+  int32_t height, width;
+  const float *drawn;      /* (frames, height, width, 5, 16) contiguous: R, G, B, A and weight, by pixel            */
+  const float *warped;     /* (frames, height, width, 4, 16) contiguous, see sc_picture_warp()                      */
+  uint8_t *out;            /* (frames, height * 4, width * 4, 4) contiguous: RGBA with straight alpha               */
+} sc_picture_blend_call;
+SC_API void SC_CALL sc_picture_blend_call_init(sc_picture_blend_call *call, uint32_t struct_size);
+/* With w = sigmoid(weight), the premultiplied pixel (1 - w) * (drawn + 1/2) + w * warped, its colours divided by alpha
+ * (at least 1/255), limited to 0 to 255 and rounded; what is not a number becomes 0. All memory is borrowed for the
+ * call. Bytes do not depend on the number of threads. */
+SC_API sc_status SC_CALL sc_picture_blend(const sc_picture_blend_call *call);
 
 /* ---- sound ------------------------------------------------------------------------------------------------------- */
 typedef struct sc_istft_overlap_add_call {
