@@ -63,8 +63,17 @@ def audio_tokens(mel: torch.Tensor) -> torch.Tensor:
 
 def train_sound_only(model: Denoiser) -> None:
     """Leave what the picture is made with as it is: of a joint model only the sound's own layers go on learning."""
+    _train_only(model, "audio")
+
+
+def train_picture_only(model: Denoiser) -> None:
+    """The picture's own layers alone go on learning; what the sound is made with stays."""
+    _train_only(model, "video")
+
+
+def _train_only(model: Denoiser, kind: str) -> None:
     for name, weight in model.named_parameters():
-        weight.requires_grad_(name.startswith(("dit.audio_in.", "dit.audio_out.")) or ".audio." in name)
+        weight.requires_grad_(name.startswith((f"dit.{kind}_in.", f"dit.{kind}_out.")) or f".{kind}." in name)
 
 
 class Batches:

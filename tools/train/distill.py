@@ -2,6 +2,7 @@
 
     python -m tools.train.distill --teacher DIR --streams DIR --out DIR --minutes 30                     # speech only
     python -m tools.train.distill --teacher DIR --streams DIR --scenes DIR --out DIR --minutes 60        # joint
+    python -m tools.train.distill --teacher DIR --streams DIR --scenes DIR --out DIR --picture           # its picture
     python -m tools.train.distill --teacher DIR --init DIR --steps 2 --regression-minutes 5 ...          # then fewer
 
 The student starts from the teacher, or with ``--init`` from a student of more steps. Its checkpoint has the names of
@@ -16,7 +17,7 @@ import torch
 
 from .batches import StreamSampler
 from .denoiser import Batches
-from .distribution_matching import Distiller, add_distillation_arguments
+from .distribution_matching import Distiller, add_distillation_arguments, check_distillation_arguments
 from .few_step import Exit, Given, Pair, exit_at, sample
 from .scenes import Scenes
 from .streams import Streams
@@ -64,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_distillation_arguments(parser, minutes=30, lr=1e-4, batch=24)
     args = parser.parse_args()
+    check_distillation_arguments(parser, args)
     scenes = Scenes.load(args.scenes) if args.scenes else None
     distiller = Distiller(args, movement=movement_of(scenes, torch.device(args.device)))
     loop, streams = distiller.loop, Streams.load(args.streams)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .denoiser import AUDIO_WEIGHT, Denoiser, compile_blocks, flow_errors
+from .denoiser import AUDIO_WEIGHT, Denoiser, compile_blocks, flow_errors, train_picture_only
 from .few_step import Exit, Pair, clean_estimate, guided_velocity, sample, velocity
 from .loop import Loop, add_arguments, load_weights
 
@@ -29,6 +29,8 @@ def add_distillation_arguments(parser: argparse.ArgumentParser, *, minutes: floa
     parser.add_argument("--scenes", type=Path, help="folder of tools.train.scenes: distils picture and speech")
     parser.add_argument("--scene-batch", type=int, default=4)
     parser.add_argument("--speech-batches", type=int, default=1, help="batches without picture for each with it")
+    parser.add_argument("--picture", action="store_true",
+                        help="distil the picture's own layers alone, with --scenes: the sound stays as it is")
     parser.add_argument("--steps", type=int, default=4, help="of the student's sampler")
     parser.add_argument("--critic-lr", type=float, help="by default three times --lr")
     parser.add_argument("--critic-ratio", type=int, default=5, help="updates of the critic for each of the student")
@@ -41,6 +43,14 @@ def add_distillation_arguments(parser: argparse.ArgumentParser, *, minutes: floa
                         help="begin by regression on the teacher's own sampling, as a student of few steps wants")
     parser.add_argument("--teacher-steps", type=int, default=16, help="of that sampling")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+
+
+def check_distillation_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Settles what ``--picture`` means for the others; ends the program where they do not fit together."""
+    if args.picture and not args.scenes:
+        parser.error("--picture wants --scenes")
+    if args.picture:
+        args.speech_batches = 0
 
 
 def score_times(count: int, shift: float, device: torch.device) -> torch.Tensor:
@@ -56,10 +66,11 @@ def mix(noise: Pair, clean: Pair, t: torch.Tensor) -> Pair:
 
 
 def matching_loss(clean: Pair, real: Score, fake: Score, t: torch.Tensor, movement: torch.Tensor | None = None,
-                  noise: Pair | None = None) -> torch.Tensor:
+                  noise: Pair | None = None, picture: bool = False) -> torch.Tensor:
     """Its gradient in the student's ``clean`` tokens is (fake - real) / mean |clean - real|, over their number.
 
-    The normalisation is each chunk's and each modality's own. ``movement``: weights (64,) of the picture's places.
+    The normalisation is each chunk's and each modality's own. ``movement``: weights (64,) of the picture's places;
+    ``picture``: the sound does not count.
     """
     with torch.no_grad():
         noise = noise or tuple(map(torch.randn_like, clean))
@@ -67,7 +78,7 @@ def matching_loss(clean: Pair, real: Score, fake: Score, t: torch.Tensor, moveme
         expected = real(noisy, t), fake(noisy, t)
     loss = clean[1].new_zeros(())
     for i, (x, r, f) in enumerate(zip(clean, *expected)):
-        if not x.shape[1]:
+        if not x.shape[1] or (picture and i):
             continue
         scale = (x.detach() - r).abs().mean((1, 2), keepdim=True).clamp(min=LEAST_SCALE)
         gradient = (f - r) / scale
@@ -96,6 +107,8 @@ class Distiller:
         self.critic.to(args.device)
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), args.critic_lr, betas=(0.0, 0.999),
                                            weight_decay=0.01, fused=True)
+        if args.picture:
+            train_picture_only(student)
         self.loop = Loop(student, args, betas=(0.0, 0.999), warmup=20, decay=args.ema_decay,
                          beside={"critic": self.critic, "critic_optimizer": self.optimizer})
         self.student = student
@@ -154,7 +167,7 @@ class Distiller:
                 noisy, guided_velocity(self.teacher, work.given, noisy, t, self.args.guidance), t)
             fake = lambda noisy, t: clean_estimate(noisy, velocity(self.critic, work.given, noisy, t), t)
             return matching_loss(clean, real, fake, score_times(len(clean[1]), self.args.shift, self.loop.device),
-                                 self.movement)
+                                 self.movement, picture=self.args.picture)
 
     def regression(self, work: Exit) -> torch.Tensor:
         """Square distance of the student's estimate to where the teacher's many steps lead from the same noise."""
@@ -162,4 +175,5 @@ class Distiller:
             clean = work.estimate(self.student)
             target = sample(self.teacher, work.given, work.noise, self.args.teacher_steps, self.args.guidance)
         video, audio = ((x - y).square().mean() for x, y in zip(clean, target))
-        return AUDIO_WEIGHT * audio / self.teacher.dit.config.audio_variance + (video if clean[0].shape[1] else 0.0)
+        sound = 0.0 if self.args.picture else AUDIO_WEIGHT * audio / self.teacher.dit.config.audio_variance
+        return sound + (video if clean[0].shape[1] else 0.0)

@@ -33,7 +33,7 @@ from streamchar_rt.planner import PLANS, Plan
 from .batches import StreamSampler
 from .denoiser import Denoiser, audio_tokens
 from .distill import draw_noise, evaluation, movement_of
-from .distribution_matching import Distiller, add_distillation_arguments
+from .distribution_matching import Distiller, add_distillation_arguments, check_distillation_arguments
 from .few_step import Exit, Given, Pair, euler, velocity
 from .loop import load_weights
 from .scenes import Scenes
@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=4, help="of a rollout")
     parser.add_argument("--graded", type=int, default=2, help="chunks of a rollout that the loss falls on")
     args = parser.parse_args()
+    check_distillation_arguments(parser, args)
     scenes = Scenes.load(args.scenes) if args.scenes else None
     distiller = Distiller(args, movement=movement_of(scenes, torch.device(args.device)))
     loop, student = distiller.loop, distiller.student
