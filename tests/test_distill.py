@@ -77,6 +77,26 @@ def test_places_that_move_weigh_more(seeded):
     assert torch.allclose(grads[1], grads[0] * weights.repeat(2)[None, :, None])
 
 
+def test_of_the_picture_alone_the_sound_does_not_count(seeded):
+    grads = {}
+    for picture in (False, True):
+        clean = (torch.randn(2, 8, 6, requires_grad=True), torch.randn(2, 5, 4, requires_grad=True))
+        zero = tuple(map(torch.zeros_like, clean))
+        loss = matching_loss(clean, lambda *_: zero, lambda *_: clean, torch.full((2,), 0.5), picture=picture)
+        grads[picture] = torch.autograd.grad(loss, clean, allow_unused=True)
+    assert all(g is not None and g.any() for g in grads[False])
+    assert grads[True][0].any() and grads[True][1] is None
+
+
+def test_distilling_the_picture_leaves_what_the_sound_is_made_with(teacher, tmp_path):
+    distiller = Distiller(arguments(tmp_path / "out", teacher, picture=True), three())
+    learning = {k for k, p in distiller.student.named_parameters() if p.requires_grad}
+    assert learning == {k for k in distiller.student.state_dict() if ".video." in k or "dit.video_" in k}
+    assert {id(p) for group in distiller.loop.optimizer.param_groups for p in group["params"]} == {
+        id(p) for p in distiller.student.parameters() if p.requires_grad}
+    assert all(p.requires_grad for p in distiller.critic.parameters())
+
+
 def test_a_gaussian_student_becomes_the_teacher(seeded):
     """Scores in closed form: E[x1 | x_t] of N(m, s^2) noised to flow time t."""
     true_mean, true_std = torch.randn(4), 0.2 + torch.rand(4)
