@@ -16,7 +16,7 @@ from streamchar_rt.pipeline import RawChunk
 from tools.gpu import __main__ as command
 from tools.gpu import chain, report, sass
 from tools.gpu.parts import PARTS, ROOT, Part, chosen
-from tools.gpu.problems import AttentionProblem
+from tools.gpu.problems import AttentionProblem, LinearProblem
 
 
 def test_the_plan_fits_ten_minutes_and_names_every_part(capsys):
@@ -128,6 +128,46 @@ def test_machine_code_checks_find_slow_paths():
         assert any(word in problem for problem in sass.problems(sass.parse(rest + bad))), word
     one_byte = listing(128, True).replace("F2FP.F16.E4M3", "F2FP.F16.F32") + listing(128, False)
     assert any("e4m3" in p for p in sass.problems(sass.parse(listing(64, False) + listing(64, True) + one_byte)))
+
+
+def linear_listing(columns, replace=("", ""), architecture="sm_90a"):
+    """A fused_linear kernel, with some of its code replaced."""
+    opcodes = [f"HGMMA.64x{columns}x16.F32.BF16"] * 8 + ["UTMALDG.3D", "UTMASTG.3D", "WARPGROUP.DEPBAR.LE"]
+    opcodes += ["UTMALDG.3D.MULTICAST"] * (columns > 64)
+    opcodes += ["USETMAXREG.DEALLOC.CTAPOOL", "USETMAXREG.TRY_ALLOC.CTAPOOL"]
+    if architecture != "sm_90a":
+        opcodes = ["HMMA.16816.F32.BF16"] * 8 + ["LDGSTS.E.BYPASS.LTC128B.128"]
+    body = "\n".join(f"        /*{16 * i:04x}*/      {op} R24 ;" for i, op in enumerate(opcodes)).replace(*replace)
+    name = f"_ZN7cutlass13device_kernelI20MMA_64x{columns}x16_F32BF16BF16_SSE"
+    return LISTING.format(name=name, body=body).replace("sm_90a", architecture)
+
+
+def test_machine_code_checks_of_fused_linear_layers():
+    attention = "".join(listing(head_dim, narrow) for head_dim in (64, 128) for narrow in (False, True))
+    hopper = [linear_listing(columns) for columns in (64, 128, 256) for _ in range(3)]
+    older = [linear_listing(64, architecture="sm_80") for _ in range(6)]
+    problems = lambda *linear: sass.problems(sass.parse(attention + "".join(linear)))
+    assert problems() == problems(*hopper, *older) == []
+    assert len(sass.fused_linear_kernels(sass.parse("".join([attention, *hopper])))) == 9
+    assert any("8 fused_linear kernels for sm_90a" in p for p in problems(*hopper[1:]))
+    assert any("5 fused_linear kernels for sm_80" in p for p in problems(*hopper, *older[1:]))
+    for replace, word in (
+        (("64x256", "64x16"), "products are HGMMA.64x256"), (("UTMASTG", "STG"), "bulk stores"),
+        (("UTMALDG.3D.MULTICAST", "NOP"), "shared by a cluster"), (("USETMAXREG.DEALLOC", "NOP"), "reallocated"),
+        (("UTMALDG.3D ", "STL "), "spill"), (("UTMALDG.3D ", "WARPGROUP.DEPBAR.LE R1 ;\n/*0ff0*/ " * 2), "serialised"),
+    ):
+        assert any(word in p for p in problems(*hopper[:-1], linear_listing(256, replace), *older)), word
+    slow = linear_listing(64, ("HMMA.16816", "HMMA.1688"), "sm_80")
+    assert any("products are HMMA.16816" in p for p in problems(*hopper, *older[1:], slow))
+
+
+@pytest.mark.parametrize("finish", ["none", "gelu_tanh", "gated_residual"])
+def test_what_fused_layers_are_compared_with_is_the_same_work(seeded, finish):
+    problem = LinearProblem.random(2, 30, 64, 48, finish, device="cpu")
+    wanted = problem.truth()
+    assert float((problem.chain() - wanted).norm() / wanted.norm()) < 1e-2
+    assert problem.flops == 2 * 60 * 64 * 48
+    assert problem.nbytes == 2 * (60 * 64 + 64 * 48 + 60 * 48 * (2 if finish == "gated_residual" else 1))
 
 
 @pytest.mark.skipif(native is None or not native.cuda_architectures, reason="built without CUDA")

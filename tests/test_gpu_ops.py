@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
 if not native.cuda_architectures:
     pytest.skip("the native module was built without CUDA", allow_module_level=True)
 
-from tools.gpu.problems import AttentionProblem, attend_together, attention_paths, spectra  # noqa: E402
+from tools.gpu.problems import AttentionProblem, LinearProblem, attend_together, kernel_paths, spectra  # noqa: E402
 
 BF16_LIMIT = 4e-3
 
@@ -26,7 +26,7 @@ def fresh_inputs(seeded):
     torch.cuda.manual_seed(seeded)
 
 
-@pytest.mark.parametrize("path", attention_paths())
+@pytest.mark.parametrize("path", kernel_paths())
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(
     "tokens,rows",
@@ -45,7 +45,7 @@ def test_segment_attention(path, head_dim, tokens, rows):
         assert bool(torch.isneginf(lse).all())
 
 
-@pytest.mark.parametrize("path", attention_paths())
+@pytest.mark.parametrize("path", kernel_paths())
 def test_results_repeat_to_the_bit(path):
     problem = AttentionProblem.random(880, [880, 300, 2640, 880], heads=24, head_dim=128)
     first, lse = problem.attend(path)
@@ -54,7 +54,7 @@ def test_results_repeat_to_the_bit(path):
         assert torch.equal(first, again) and torch.equal(lse, lse_again)
 
 
-@pytest.mark.parametrize("path", attention_paths())
+@pytest.mark.parametrize("path", kernel_paths())
 def test_strided_inputs_and_peaked_logits(path):
     problem = AttentionProblem.random(150, [200, 150], heads=2, head_dim=128)
     wide = torch.randn(150, 3, 2, 136, dtype=torch.bfloat16, device="cuda")[..., :128]
@@ -64,7 +64,7 @@ def test_strided_inputs_and_peaked_logits(path):
     assert relative_error(out, problem.truth()[0]) < 2e-2
 
 
-@pytest.mark.parametrize("path", attention_paths())
+@pytest.mark.parametrize("path", kernel_paths())
 def test_attention_in_a_cuda_graph(path):
     problem = AttentionProblem.random(272, [64, 272, 272], heads=4, head_dim=64)
     problem.attend(path)
@@ -81,7 +81,7 @@ def test_attention_in_a_cuda_graph(path):
 NARROW = [torch.float8_e4m3fn, torch.int8]
 
 
-@pytest.mark.parametrize("path", attention_paths())
+@pytest.mark.parametrize("path", kernel_paths())
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_narrow_keys_and_values_lose_nothing_but_their_rounding(path, head_dim, 
         assert float((lse - wanted_lse).abs().max()) < 1e-2
 
 
-@pytest.mark.parametrize("path", attention_paths())
+@pytest.mark.parametrize("path", kernel_paths())
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, *NARROW])
 def test_streams_of_one_launch_are_what_they_are_alone(path, head_dim, dtype):
@@ -116,7 +116,7 @@ def test_streams_of_one_launch_are_what_they_are_alone(path, head_dim, dtype):
             assert float((lse - wanted_lse).abs().max()) < 2e-2
 
 
-@pytest.mark.parametrize("path", attention_paths())
+@pytest.mark.parametrize("path", kernel_paths())
 @pytest.mark.parametrize("grid", [1, 2, 7, 50])
 def test_any_workspace_gives_the_same_result_and_comes_back_zeroed(path, grid):
     """Grids that split every tile, several times; the counters are ready for the next call."""
@@ -170,7 +170,7 @@ def test_a_layer_neither_allocates_nor_waits_for_the_device():
     assert not bool(torch.isnan(key).any()) and not bool(torch.isnan(ready).any())
 
 
-@pytest.mark.parametrize("path", attention_paths())
+@pytest.mark.parametrize("path", kernel_paths())
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_ready_queries_and_a_second_one_for_moved_segments(path, head_dim):
     """kv_append's queries through attention that adds nothing to them."""
@@ -257,6 +257,74 @@ def test_rows(dtype, limit, shape):
         (ops.gated_residual(x, shift, update), reference.gated_residual(x.double(), shift.double(), update.double())),
     ):
         assert got.dtype is dtype and relative_error(got, wanted) < limit
+
+
+fused = pytest.mark.skipif(not native.cutlass, reason="the native module was built without CUTLASS")
+FINISHES = ["none", "gelu_tanh", "gated_residual"]
+
+
+@fused
+@pytest.mark.parametrize("path", kernel_paths())
+@pytest.mark.parametrize("finish", FINISHES)
+@pytest.mark.parametrize(
+    "batch,tokens,inputs,outputs",
+    [(1, 1, 8, 8), (1, 16, 256, 768), (2, 67, 40, 72), (1, 256, 384, 256), (3, 130, 264, 136), (1, 257, 3072, 9224),
+     (1, 2304, 3072, 3072), (2, 1153, 520, 9216)],
+)
+def test_fused_linear(path, finish, batch, tokens, inputs, outputs):
+    """Among them shapes for every tile, with a last tile that is not full and, gated, several batches."""
+    problem = LinearProblem.random(batch, tokens, inputs, outputs, finish)
+    wanted, got = problem.truth(), problem.fused(path)
+    assert got.dtype is torch.bfloat16 and relative_error(got, wanted) < BF16_LIMIT
+    assert float((got.double() - wanted).abs().max()) < 2**-8 * float(wanted.abs().max())
+    assert torch.equal(problem.fused(path), got)
+    if problem.residual is not None:
+        assert problem.fused(path, out=problem.residual) is problem.residual and torch.equal(problem.residual, got)
+
+
+@fused
+@pytest.mark.parametrize("path", kernel_paths())
+def test_fused_linear_of_strided_rows(path):
+    problem = LinearProblem.random(2, 70, 64, 128, "gated_residual")
+    problem.x = torch.randn(2, 90, 3, 64, dtype=torch.bfloat16, device="cuda")[:, 7:77, 1]
+    problem.residual = torch.randn(2, 80, 136, dtype=torch.bfloat16, device="cuda")[:, :70, :128]
+    assert relative_error(problem.fused(path), problem.truth()) < BF16_LIMIT
+    problem.gate, problem.bias = problem.gate[:1], None
+    truth = reference.fused_linear(problem.x.double(), problem.weight.double(), None, None, problem.gate.double(),
+                                   problem.residual.double())
+    assert relative_error(problem.fused(path), truth) < BF16_LIMIT
+
+
+@fused
+@pytest.mark.parametrize("finish", FINISHES)
+def test_fused_linear_in_a_cuda_graph(finish):
+    problem = LinearProblem.random(1, 272, 256, 768, finish)
+    out = torch.empty_like(problem.fused())
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        problem.fused(out=out)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        problem.fused(out=out)
+    problem.x.copy_(torch.randn_like(problem.x))
+    out.fill_(torch.nan)
+    graph.replay()
+    assert relative_error(out, problem.truth()) < BF16_LIMIT
+
+
+@fused
+def test_fused_linear_serves_what_it_says_and_leaves_the_rest_to_torch():
+    assert ops.fused_linear_serves("cuda") is None
+    for dtype, outputs in ((torch.float32, 64), (torch.bfloat16, 20)):
+        problem = LinearProblem.random(1, 9, 40, outputs, "gelu_tanh")
+        x, weight, bias = (t.to(dtype) for t in (problem.x, problem.weight, problem.bias))
+        got = ops.fused_linear(x, weight, bias, activation="gelu_tanh")
+        assert got.dtype is dtype and relative_error(got, problem.truth()) < 2e-2
 
 
 @pytest.mark.parametrize("batch,count,size,hop", [(1, 32, 1024, 320), (3, 5, 16, 16), (2, 40, 64, 1), (1, 0, 64, 16)])

@@ -6,8 +6,10 @@
 #include <string>
 #include <tuple>
 
+#include "bindings/fused_linear.h"
 #include "bindings/istft.h"
 #include "kernels/cuda_calls.h"
+#include "kernels/fused_linear_plan.h"
 
 namespace streamchar::bindings {
 namespace {
@@ -27,10 +29,10 @@ void check(int code) {
   if (code) throw std::runtime_error(std::string("CUDA: ") + cuda::error_text(code));
 }
 
-cuda::AttentionPath attention_path(const std::string& name) {
-  if (name == "auto") return cuda::AttentionPath::kAuto;
-  if (name == "sm80") return cuda::AttentionPath::kSm80;
-  if (name == "sm90") return cuda::AttentionPath::kSm90;
+cuda::KernelPath kernel_path(const std::string& name) {
+  if (name == "auto") return cuda::KernelPath::kAuto;
+  if (name == "sm80") return cuda::KernelPath::kSm80;
+  if (name == "sm90") return cuda::KernelPath::kSm90;
   throw std::invalid_argument("path is auto, sm80 or sm90");
 }
 
@@ -66,12 +68,12 @@ void segment_attention(int head_dim, const std::string& storage, const std::vect
   }
   call.workspace = reinterpret_cast<void*>(workspace);
   call.workspace_bytes = workspace_bytes;
-  check(cuda::segment_attention(call, attention_path(path), reinterpret_cast<void*>(stream)));
+  check(cuda::segment_attention(call, kernel_path(path), reinterpret_cast<void*>(stream)));
 }
 
 int64_t attention_workspace(int head_dim, const std::string& storage, const std::string& path) {
   int64_t bytes = 0;
-  check(cuda::segment_attention_workspace(head_dim, kv_storage(storage), attention_path(path), bytes));
+  check(cuda::segment_attention_workspace(head_dim, kv_storage(storage), kernel_path(path), bytes));
   return bytes;
 }
 
@@ -85,10 +87,6 @@ void kv_append(int tokens, int heads, int head_dim, const std::string& storage, 
                          measure, device_view(q), floats(q_weight), reinterpret_cast<void*>(query),
                          reinterpret_cast<void*>(moved), floats(moved_shift)},
                         reinterpret_cast<void*>(stream)));
-}
-
-cuda::RowView device_rows(const View& view) {
-  return {reinterpret_cast<const void*>(std::get<0>(view)), std::get<1>(view), std::get<2>(view)};
 }
 
 cuda::Element element(bool bf16) { return bf16 ? cuda::Element::kBFloat16 : cuda::Element::kFloat32; }
@@ -106,6 +104,17 @@ void gated_residual(int batch, int tokens, int width, bool bf16, const View& x, 
                               device_rows(update), reinterpret_cast<void*>(out)},
                              reinterpret_cast<void*>(stream)));
 }
+
+#if defined(SC_CUTLASS)
+void fused_linear(int batch, int tokens, int outputs, int inputs, const std::string& finish, const View& x,
+                  Address weight, Address bias, const Gate& gate, const View& residual, const View& y, Address stream,
+                  const std::string& path) {
+  const cuda::FusedLinear call =
+      fused_linear_call(batch, tokens, outputs, inputs, finish, x, weight, bias, gate, residual, y);
+  if (const char* why = cuda::fused_linear_refusal(call)) throw std::invalid_argument(why);
+  check(cuda::fused_linear(call, kernel_path(path), reinterpret_cast<void*>(stream)));
+}
+#endif
 
 void istft_overlap_add(int batch, int frame_count, int size, int hop, const SpectrumView& frames, Address window,
                        Address tail, Address weight, float floor, Address samples, Address next_tail,
@@ -132,6 +141,9 @@ void bind_cuda(pybind11::module_& module) {
   module.def("cuda_adaln_modulate", &adaln_modulate);
   module.def("cuda_gated_residual", &gated_residual);
   module.def("cuda_istft_overlap_add", &istft_overlap_add);
+#if defined(SC_CUTLASS)
+  module.def("cuda_fused_linear", &fused_linear);
+#endif
 }
 
 }  // namespace streamchar::bindings

@@ -1,13 +1,18 @@
 // Index and rotation arithmetic that the GPU kernels share with the host, so that tests without a GPU reach it.
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/fused_linear.h"
 #include "kernels/cuda/hopper_layout.h"
+#include "kernels/fused_linear_plan.h"
+#include "kernels/gelu.h"
 #include "kernels/inverse_fft.h"
 #include "kernels/kv_layout.h"
 #include "kernels/kv_storage.h"
@@ -138,6 +143,32 @@ std::pair<int, int> butterfly_of(int i, int span) {
   return {at.first, at.turn};
 }
 
+// Of a fused_linear call: why it is refused, or (rows, count) of its products.
+std::optional<std::string> linear_refusal(int batch, int tokens, int outputs, int inputs, const std::string& finish,
+                                          const View& x, Address weight, Address bias, const Gate& gate,
+                                          const View& residual, const View& y) {
+  const char* why = cuda::fused_linear_refusal(
+      fused_linear_call(batch, tokens, outputs, inputs, finish, x, weight, bias, gate, residual, y));
+  return why ? std::optional<std::string>(why) : std::nullopt;
+}
+
+std::pair<int, int> linear_products(int batch, int tokens, int outputs, int inputs, const std::string& finish,
+                                    const View& x, Address weight, Address bias, const Gate& gate,
+                                    const View& residual, const View& y) {
+  const cuda::LinearProducts products = cuda::linear_products(
+      fused_linear_call(batch, tokens, outputs, inputs, finish, x, weight, bias, gate, residual, y));
+  return {products.rows, products.count};
+}
+
+// (rows, columns, cost) of the tile for so many products of `rows` rows.
+std::tuple<int, int, int64_t> linear_tile(bool sm90, int rows, int count, int outputs, int processors) {
+  const cuda::LinearProducts products{rows, count};
+  const cuda::LinearTile& tile =
+      sm90 ? cuda::kLinearTilesSm90[cuda::linear_tile(cuda::kLinearTilesSm90, products, outputs, processors)]
+           : cuda::kLinearTilesSm80[cuda::linear_tile(cuda::kLinearTilesSm80, products, outputs, processors)];
+  return {tile.rows, tile.columns, cuda::linear_cost(tile, products, outputs, processors)};
+}
+
 }  // namespace
 
 void bind_layout(py::module_& module) {
@@ -166,6 +197,10 @@ void bind_layout(py::module_& module) {
   layout.def("to_int8", &to_int8);
   layout.def("spread_float8", &spread_float8);
   layout.def("spread_int8", &spread_int8);
+  layout.def("linear_refusal", &linear_refusal);
+  layout.def("linear_products", &linear_products);
+  layout.def("linear_tile", &linear_tile);
+  layout.def("gelu_tanh", &gelu_tanh);
 }
 
 }  // namespace streamchar::bindings

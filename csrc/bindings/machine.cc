@@ -14,6 +14,7 @@ namespace py = pybind11;
 
 void bind_machine(py::module_& module) {
   module.attr("cuda_architectures") = SC_CUDA_ARCHITECTURES;
+  module.attr("cutlass") = SC_CUTLASS_VERSION;
   module.def("isa", [] { return std::string(isa_name(current_isa())); });
   module.def("available_isas", [] {
     std::vector<std::string> names;

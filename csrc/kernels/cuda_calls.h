@@ -132,13 +132,13 @@ struct GatedResidual {
 
 inline constexpr int kMaxInverseFftSize = 4096;
 
-enum class AttentionPath { kAuto, kSm80, kSm90 };
+enum class KernelPath { kAuto, kSm80, kSm90 };
 
 // All return a CUDA runtime error code, 0 for success.
 // kAuto takes the kernel of the device's own kind; kSm90 is for compute capability 9.0 alone.
-int segment_attention(const SegmentAttention& call, AttentionPath path, void* stream);
+int segment_attention(const SegmentAttention& call, KernelPath path, void* stream);
 // Bytes of workspace that let segment_attention use the whole of the current device.
-int segment_attention_workspace(int head_dim, KvStorage storage, AttentionPath path, int64_t& bytes);
+int segment_attention_workspace(int head_dim, KvStorage storage, KernelPath path, int64_t& bytes);
 int kv_append(const KvAppend& call, void* stream);
 int adaln_modulate(const AdalnModulate& call, void* stream);
 int gated_residual(const GatedResidual& call, void* stream);

@@ -1,25 +1,11 @@
-// Chooses the GPU kernel of segment_attention. SC_SM90A: whether the build has the one for sm_90a.
+// Chooses the GPU kernel of segment_attention.
 #include <cuda_runtime_api.h>
 
+#include "kernels/cuda/device.h"
 #include "kernels/cuda_calls.h"
 
 namespace streamchar::cuda {
 namespace {
-
-struct Device {
-  int processors = 0;
-  bool hopper = false;  // and the build has its kernel
-};
-
-cudaError_t current_device(Device& found) {
-  int device = 0, major = 0, minor = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (!error) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (!error) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  if (!error) error = cudaDeviceGetAttribute(&found.processors, cudaDevAttrMultiProcessorCount, device);
-  found.hopper = SC_SM90A && major == 9 && minor == 0;
-  return error;
-}
 
 bool sound(const SegmentAttention& call) {
   if (call.stream_count < 0 || call.stream_count > kMaxStreams || call.segment_count > kMaxListed) return false;
@@ -38,26 +24,26 @@ bool sound(const SegmentAttention& call) {
 
 }  // namespace
 
-int segment_attention(const SegmentAttention& call, AttentionPath path, void* stream) {
+int segment_attention(const SegmentAttention& call, KernelPath path, void* stream) {
   if (!sound(call)) return cudaErrorInvalidValue;
   Device device;
   if (const cudaError_t error = current_device(device)) return error;
-  if (path == AttentionPath::kSm90 && !device.hopper) return cudaErrorNotSupported;
+  if (path == KernelPath::kSm90 && !device.hopper) return cudaErrorNotSupported;
 #if SC_SM90A
-  if (path == AttentionPath::kSm90 || (path == AttentionPath::kAuto && device.hopper)) {
+  if (path == KernelPath::kSm90 || (path == KernelPath::kAuto && device.hopper)) {
     const int code = segment_attention_sm90(call, device.processors, stream);
     // A driver without tensor maps: nothing has been launched.
-    if (code != cudaErrorNotSupported || path == AttentionPath::kSm90) return code;
+    if (code != cudaErrorNotSupported || path == KernelPath::kSm90) return code;
   }
 #endif
   return segment_attention_sm80(call, device.processors, stream);
 }
 
-int segment_attention_workspace(int head_dim, KvStorage storage, AttentionPath path, int64_t& bytes) {
+int segment_attention_workspace(int head_dim, KvStorage storage, KernelPath path, int64_t& bytes) {
   Device device;
   if (const cudaError_t error = current_device(device)) return error;
 #if SC_SM90A
-  if (path == AttentionPath::kSm90 || (path == AttentionPath::kAuto && device.hopper)) {
+  if (path == KernelPath::kSm90 || (path == KernelPath::kAuto && device.hopper)) {
     return segment_attention_workspace_sm90(head_dim, storage, device.processors, bytes);
   }
 #endif

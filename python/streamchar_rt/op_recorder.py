@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
+from .ops import linear
 from .ops._device_store import DeviceStore
 from .ops._native import native
 from .ops._native_store import NativeStore
@@ -214,6 +215,7 @@ def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]
     yield JointBlocks, "__call__", _blocks_cost
     yield LatentDrawing, "begin", lambda drawing, *rest: _layers_cost(drawing, drawing.layers.common)
     yield LatentDrawing, "frame", _frame_cost
+    yield linear, "cuda_fused_linear", _linear_cost
     if native is not None:
         rows = lambda reads: lambda batch, tokens, width, *rest: (0, 4 * (reads + 1) * batch * tokens * width, "fp32")
         yield native, "adaln_modulate", rows(1)
@@ -273,6 +275,12 @@ def _packed_cost(layer, x, *, residual=None, **rest) -> tuple[int, int, str]:
     moved = rows * (layer.in_features + layer.out_features * (2 if residual is not None else 1))
     kind = layer.storage if layer.pays(layer.storage) else "fp32"
     return 2 * rows * layer.in_features * layer.out_features, layer.nbytes + 4 * moved, kind
+
+
+def _linear_cost(x, weight, bias, activation, gate, residual, *rest) -> tuple[int, int, str]:
+    rows, (outputs, inputs) = prod(x.shape[:-1]), weight.shape
+    moved = rows * (inputs + outputs * (2 if residual is not None else 1))
+    return 2 * rows * inputs * outputs, 2 * (moved + weight.numel()), "bf16"
 
 
 def _conv_cost(layer, inputs, *, added=None, **rest) -> tuple[int, int, str]:

@@ -5,9 +5,10 @@
     python -m tools.gpu --dry-run                    # what would run
 
 Wants nvcc (CUDA 12.4 or later), cmake, ninja and a Python with torch, numpy, transformers, pybind11 and pytest; wheels
-for what is missing go into a folder given by --wheels. A part that fails or runs out of time is recorded, and the
-next one runs. Results: JSON rows added to ``rows.jsonl``, a table of this commit's in ``table.md``, and a log of every
-part; STREAMCHAR_COMMIT names the commit where the checkout has no git.
+for what is missing go into a folder given by --wheels; one of nvidia-cutlass among them adds fused linear layers. A
+part that fails or runs out of time is recorded, and the next one runs. Results: JSON rows added to ``rows.jsonl``, a
+table of this commit's in ``table.md``, and a log of every part; STREAMCHAR_COMMIT names the commit where the checkout
+has no git.
 The exit status is 0 if every chosen part ran and succeeded.
 """
 from __future__ import annotations

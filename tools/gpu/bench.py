@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from streamchar_rt.ops import reference
 from streamchar_rt.ops._native import AppendQueries, cuda_kv_append
 
 from . import report, timing
-from .problems import AttentionProblem, attend_together, attention_paths, spectra, torch_ready
+from .problems import AttentionProblem, LinearProblem, attend_together, kernel_paths, spectra, torch_ready
 
 #: (name, queries, rows per segment with the queries' own last, heads, head size)
 ATTENTION = [
@@ -35,6 +36,22 @@ STREAMS = [
     ("4 mini sessions", [(272, [64, 272, 272, 272])] * 4, 4, 64),
 ]
 NARROW = [torch.float8_e4m3fn, torch.int8]
+#: (name, tokens, inputs, outputs, finish): a block's layers
+LINEAR = [
+    ("mini qkv", 256, 256, 768, "none"),
+    ("mini expand", 256, 256, 384, "gelu_tanh"),
+    ("mini contract", 256, 384, 256, "gated_residual"),
+    ("full 512x512 qkv", 2304, 3072, 9216, "none"),
+    ("full 512x512 out", 2304, 3072, 3072, "gated_residual"),
+    ("full 512x512 expand", 2304, 3072, 14336, "gelu_tanh"),
+    ("full 512x512 contract", 2304, 14336, 3072, "gated_residual"),
+    ("full 704x1280 expand", 7920, 3072, 14336, "gelu_tanh"),
+    ("full 704x1280 contract", 7920, 14336, 3072, "gated_residual"),
+    ("full audio expand", 33, 3072, 2048, "gelu_tanh"),
+    ("full audio contract", 33, 2048, 3072, "gated_residual"),
+]
+#: The cases that torch.compile compiles its chain for: each takes it seconds.
+COMPILED = {"mini contract", "full 512x512 expand", "full 512x512 contract"}
 #: (name, tokens, width)
 ROWS = [("full", 880, 3072), ("16k tokens", 16384, 3072), ("mini", 272, 256)]
 
@@ -42,7 +59,7 @@ ROWS = [("full", 880, 3072), ("16k tokens", 16384, 3072), ("mini", 272, 256)]
 def attention_ways(p: AttentionProblem, compile_flex: bool) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Ours; plain attention of torch, which is given ready queries and joined keys; and the whole unfused chain."""
     yield "native", lambda: p.attend()[0]
-    for path in attention_paths():
+    for path in kernel_paths():
         yield f"native {path}", lambda path=path: p.attend(path)[0]
     for dtype in NARROW:
         stored = p.stored(dtype)
@@ -150,6 +167,24 @@ def bench_rows(out: Path) -> None:
                 _measure(out, op, case, way, lambda call=call: call(*arguments), wanted, nbytes=traffic)
 
 
+def bench_linear(out: Path) -> None:
+    """Fused, against torch's matrix product and what follows it: step by step, and compiled."""
+    for case, tokens, inputs, outputs, finish in LINEAR:
+        p = LinearProblem.random(1, tokens, inputs, outputs, finish)
+        ways = {"native": p.fused} | {f"native {path}": partial(p.fused, path) for path in kernel_paths()}
+        ways["torch"] = p.chain
+        if case in COMPILED:
+            ways["torch compiled"] = torch.compile(p.chain, dynamic=False)
+        wanted = p.chain().float()
+        work = {"flops": p.flops, "nbytes": p.nbytes}
+        errors = {way: error for way, call in ways.items()
+                  if (error := _agreement(out, "fused_linear", case, way, call, wanted)) is not None}
+        with torch.inference_mode():
+            times = timing.in_turns({way: ways[way] for way in errors})
+        for way, (us, worst) in times.items():
+            _report(out, "fused_linear", case, way, us, worst, errors[way], **work)
+
+
 def bench_istft(out: Path) -> None:
     for case, batch, count in (("mini", 1, 32), ("64 streams", 64, 32)):
         arguments = spectra(batch, count, 1024, 320)
@@ -163,17 +198,41 @@ def _measure(out: Path, op: str, case: str, way: str, call: Callable[[], Tensor]
              nbytes: float = 0.0) -> None:
     """One row; a way that does not work here becomes a row that says why."""
     try:
+        error = _difference(call, wanted)
         with torch.inference_mode():
-            error = float((call().float() - wanted).norm() / wanted.norm())
-            if not error < 2e-2:
-                raise RuntimeError(f"differs by {error:.1e}: not the same work")
             us, worst = timing.microseconds(call)
     except Exception as failure:   # a back end that is missing raises many types
-        text = str(failure).splitlines()
-        report.add(out, {"kind": "absent", "op": op, "case": case, "way": way,
-                         "why": text[0][:200] if text else type(failure).__name__})
-        print(f"{op} {case} {way}: {failure}", flush=True)
+        _absent(out, op, case, way, failure)
         return
+    _report(out, op, case, way, us, worst, error, flops, nbytes)
+
+
+def _agreement(out: Path, op: str, case: str, way: str, call: Callable[[], Tensor], wanted: Tensor) -> float | None:
+    """How far a way is from what is wanted; None, and a row that says why, where it does not work here."""
+    try:
+        return _difference(call, wanted)
+    except Exception as failure:
+        _absent(out, op, case, way, failure)
+        return None
+
+
+def _difference(call: Callable[[], Tensor], wanted: Tensor) -> float:
+    with torch.inference_mode():
+        error = float((call().float() - wanted).norm() / wanted.norm())
+    if not error < 2e-2:
+        raise RuntimeError(f"differs by {error:.1e}: not the same work")
+    return error
+
+
+def _absent(out: Path, op: str, case: str, way: str, failure: Exception) -> None:
+    text = str(failure).splitlines()
+    report.add(out, {"kind": "absent", "op": op, "case": case, "way": way,
+                     "why": text[0][:200] if text else type(failure).__name__})
+    print(f"{op} {case} {way}: {failure}", flush=True)
+
+
+def _report(out: Path, op: str, case: str, way: str, us: float, worst: float, error: float, flops: float,
+            nbytes: float) -> None:
     report.add(out, {"kind": "time", "op": op, "case": case, "way": way, "us": us, "p99_us": worst, "error": error,
                      "tflops": flops / us * 1e-6, "gbps": nbytes / us * 1e-3})
 
@@ -182,7 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
-    for bench in (bench_attention, bench_streams, bench_append, bench_istft, bench_rows):
+    for bench in (bench_attention, bench_streams, bench_linear, bench_append, bench_istft, bench_rows):
         bench(out)
 
 

@@ -33,11 +33,11 @@ def _correct(out: Path, build: Path) -> list[str]:
 
 #: In running order. The limits add up to ten minutes at most.
 PARTS: tuple[Part, ...] = (
-    Part("build", "compile the native module with CUDA, check its machine code", 120, _build, needs_gpu=False),
+    Part("build", "compile the native module with CUDA, check its machine code", 160, _build, needs_gpu=False),
     Part("correct", "tests of every op against float64", 80, _correct),
-    Part("sanitize", "the ops on small shapes under compute-sanitizer", 130, _module("sanitize")),
+    Part("sanitize", "the ops on small shapes under compute-sanitizer", 100, _module("sanitize")),
     Part("ceilings", "the machine's copy bandwidth and matrix rate", 30, _module("ceilings")),
-    Part("bench", "every op against torch's ways to do the same", 140, _module("bench")),
+    Part("bench", "every op against torch's ways to do the same", 130, _module("bench")),
     Part("chain", "whole chunks of mini and full as CUDA graphs; what the engine does on cuda", 100, _module("chain")),
 )
 

@@ -95,6 +95,61 @@ class AttentionProblem:
         return 2 * self.q.nbytes + 2 * sum(k.nbytes for k in self.keys)
 
 
+@dataclass
+class LinearProblem:
+    """A linear layer and what follows it: "none", "gelu_tanh" or "gated_residual"; bfloat16."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    finish: str
+    gate: Tensor | None = None
+    residual: Tensor | None = None
+
+    @classmethod
+    def random(
+        cls, batch: int, tokens: int, inputs: int, outputs: int, finish: str, device: str = "cuda"
+    ) -> LinearProblem:
+        draw = lambda *shape: torch.randn(*shape, dtype=torch.bfloat16, device=device)
+        gated = finish == "gated_residual"
+        return cls(draw(batch, tokens, inputs), draw(outputs, inputs) / inputs ** 0.5, draw(outputs), finish,
+                   draw(batch, 1, 6, outputs).unbind(-2)[2] if gated else None,
+                   draw(batch, tokens, outputs) if gated else None)
+
+    @property
+    def activation(self) -> str | None:
+        return "gelu_tanh" if self.finish == "gelu_tanh" else None
+
+    def fused(self, path: str = "auto", out: Tensor | None = None) -> Tensor:
+        from streamchar_rt.ops.linear import cuda_fused_linear
+
+        return cuda_fused_linear(self.x, self.weight, self.bias, self.activation, self.gate, self.residual, out,
+                                 (*self.x.shape[:2], len(self.weight)), path)
+
+    def chain(self) -> Tensor:
+        """As torch has it, step by step."""
+        y = F.linear(self.x, self.weight, self.bias)
+        if self.finish == "gelu_tanh":
+            return F.gelu(y, approximate="tanh")
+        return y if self.residual is None else self.residual + self.gate * y
+
+    def truth(self) -> Tensor:
+        """In float64, from the same inputs."""
+        double = lambda x: None if x is None else x.double()
+        return reference.fused_linear(*map(double, (self.x, self.weight, self.bias)), self.activation,
+                                      double(self.gate), double(self.residual))
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.x.numel() * len(self.weight)
+
+    @property
+    def nbytes(self) -> int:
+        """Read and written, each once."""
+        result = 2 * self.x.shape[0] * self.x.shape[1] * len(self.weight)
+        return self.x.nbytes + self.weight.nbytes + result * (1 if self.residual is None else 2)
+
+
 def attend_together(problems: Sequence[AttentionProblem], path: str = "auto") -> list[tuple[Tensor, Tensor]]:
     """One launch for all."""
     from streamchar_rt.ops._native import cuda_attention_streams
@@ -110,8 +165,8 @@ def torch_ready(x: Tensor, weight: Tensor, norm: ops.QkNorm, rope: ops.Rope) -> 
     return torch.view_as_real(pairs * torch.view_as_complex(rope.table)[:, None]).flatten(-2).bfloat16()
 
 
-def attention_paths() -> list[str]:
-    """The kernels of segment_attention that run on this GPU."""
+def kernel_paths() -> list[str]:
+    """The kernels of segment_attention, and of fused_linear where it is built, that run on this GPU."""
     from streamchar_rt.ops._native import native
 
     hopper = native.cuda_has_sm90a and torch.cuda.get_device_capability() == (9, 0)

@@ -19,12 +19,12 @@ def run_ops() -> None:
     from streamchar_rt import ops
     from streamchar_rt.ops._native import AppendQueries, cuda_kv_append
 
-    from .problems import AttentionProblem, attend_together, attention_paths, spectra
+    from .problems import AttentionProblem, LinearProblem, attend_together, kernel_paths, spectra
 
     for head_dim in (64, 128):
         problem = AttentionProblem.random(67, [5, 0, 130], heads=2, head_dim=head_dim)
         other = AttentionProblem.random(200, [257, 3], heads=1, head_dim=head_dim)
-        for path in attention_paths():
+        for path in kernel_paths():
             for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.int8):
                 attend_together([problem.stored(dtype), other.stored(dtype)], path)
         ready, moved = torch.empty(2, *problem.q.shape, dtype=torch.bfloat16, device="cuda")
@@ -38,6 +38,11 @@ def run_ops() -> None:
         x, update = torch.randn(2, 2, 5, 264, dtype=dtype, device="cuda")
         row = torch.randn(2, 1, 264, dtype=dtype, device="cuda")
         ops.gated_residual(ops.adaln_modulate(x, row, row), row, update)
+    if ops.fused_linear_serves("cuda") is None:
+        for finish in ("none", "gelu_tanh", "gated_residual"):
+            for path in kernel_paths():
+                for batch, tokens, inputs, outputs in ((2, 67, 40, 72), (1, 200, 264, 4232)):
+                    LinearProblem.random(batch, tokens, inputs, outputs, finish).fused(path)
     ops.istft_overlap_add(*spectra(2, 3, 64, 20))
     torch.cuda.synchronize()
 

@@ -71,6 +71,51 @@ def problems(kernels: list[Kernel]) -> list[str]:
                 found += [f"{k.architecture} {what}: {problem}" for problem in check(k, head_dim, narrow)]
             if not of_kind:
                 found.append(f"no segment_attention kernel for {what}")
+    return found + _linear_problems(fused_linear_kernels(kernels))
+
+
+def fused_linear_kernels(kernels: list[Kernel]) -> list[Kernel]:
+    return [k for k in kernels if "cutlass" in k.name]
+
+
+_WGMMA = re.compile(r"MMA_64x(\d+)x16_F32BF16BF16")
+_FINISHES = 3
+
+
+def _linear_problems(kernels: list[Kernel]) -> list[str]:
+    """A build without CUTLASS has none of them; one with it has every finish in every tile."""
+    found = []
+    hopper = [k for k in kernels if k.architecture == "sm_90a"]
+    other = [k for k in kernels if k.architecture != "sm_90a"]
+    for kernel in hopper:
+        columns = int(_WGMMA.search(kernel.name)[1])
+        found += [f"sm_90a fused_linear, {columns} columns: {problem}" for problem in _wgmma_problems(kernel, columns)]
+    for kernel in other:
+        products = kernel.count("HMMA.16816.F32.BF16")
+        if not products or products != kernel.count("HMMA") or not kernel.count("LDGSTS"):
+            found.append(f"{kernel.architecture} fused_linear: {products} of {kernel.count('HMMA')} products are "
+                         f"HMMA.16816.F32.BF16, {kernel.count('LDGSTS')} asynchronous copies")
+    for architecture, count in Counter(k.architecture for k in kernels).items():
+        tiles = 3 if architecture == "sm_90a" else 2
+        if count != tiles * _FINISHES:
+            found.append(f"{count} fused_linear kernels for {architecture}, expected {tiles * _FINISHES}")
+    return found
+
+
+def _wgmma_problems(kernel: Kernel, columns: int) -> list[str]:
+    """The widest wgmma for the tile, all copies in bulk; tiles of 128 rows get their weights from a neighbour, too."""
+    found = []
+    shape = f"HGMMA.64x{columns}x16.F32.BF16"
+    if not kernel.count(shape) or kernel.count(shape) != kernel.count("HGMMA"):
+        found.append(f"{kernel.count(shape)} of {kernel.count('HGMMA')} products are {shape}")
+    if not kernel.count("UTMALDG") or not kernel.count("UTMASTG"):
+        found.append(f"{kernel.count('UTMALDG')} bulk loads, {kernel.count('UTMASTG')} bulk stores")
+    if bool(kernel.count("UTMALDG.3D.MULTICAST")) != (columns > 64):
+        found.append(f"{kernel.count('UTMALDG.3D.MULTICAST')} loads shared by a cluster")
+    if kernel.count("USETMAXREG") != 2:
+        found.append("registers are not reallocated")
+    if kernel.count("WARPGROUP.DEPBAR") > 2:
+        found.append(f"wgmma is serialised, {kernel.count('WARPGROUP.DEPBAR')} waits")
     return found
 
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -36,6 +36,19 @@ def microseconds(call: Callable[[], object], seconds: float = 0.4) -> tuple[floa
     once = _timed(run, flush, 5)
     times = _timed(run, flush, max(20, min(400, int(seconds * 1e6 / max(1.0, statistics.median(once))))))
     return statistics.median(times), sorted(times)[int(0.99 * (len(times) - 1))]
+
+
+def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int = 60) -> dict[str, tuple[float, float]]:
+    """The same of several calls, one after the other in every round, so that all meet the same clocks."""
+    runs = {name: graphed(call) for name, call in calls.items()}
+    flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(3 + rounds):
+        for name, run in runs.items():
+            once = _timed(run, flush, 1)
+            if turn >= 3:
+                times[name] += once
+    return {name: (statistics.median(t), sorted(t)[int(0.99 * (len(t) - 1))]) for name, t in times.items()}
 
 
 def _timed(run: Callable[[], object], flush: torch.Tensor, count: int) -> list[float]:

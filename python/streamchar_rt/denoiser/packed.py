@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from .. import ops
 from .dit import Attention, Block, JointDiT, Stream
@@ -72,14 +72,18 @@ def fused_block(block: Block, layer: int, tokens: tuple[torch.Tensor, torch.Tens
     """``Block.forward`` with the layers around the products fused, where native kernels serve them."""
     streams = [(stream, x, (modulation + stream.table).to(x.dtype).unbind(-2))
                for stream, x in zip((block.video, block.audio), tokens)]
-    parts = [stream.qkv(ops.adaln_modulate(x, *p[:2])) for stream, x, p in streams if x.shape[1]]
+    parts = [_linear(stream.qkv, ops.adaln_modulate(x, *p[:2])) for stream, x, p in streams if x.shape[1]]
     projected = (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).unflatten(-1, (3, block.heads, -1))
     mixed = attend(layer, block, *projected.unbind(2)).flatten(2)
     result, pieces = [], mixed.split([x.shape[1] for x in tokens], 1)
     for (stream, x, (_, _, gate, shift, scale, gate_ff)), part in zip(streams, pieces):
         if x.shape[1]:
-            x = ops.gated_residual(x, gate, stream.out(part))
-            y = F.gelu(stream.expand(ops.adaln_modulate(x, shift, scale)), approximate="tanh")
-            x = ops.gated_residual(x, gate_ff, stream.contract(y))
+            x = _linear(stream.out, part, gate=gate, residual=x)
+            y = _linear(stream.expand, ops.adaln_modulate(x, shift, scale), activation="gelu_tanh")
+            x = _linear(stream.contract, y, gate=gate_ff, residual=x)
         result.append(x)
     return result[0], result[1]
+
+
+def _linear(layer: torch.nn.Linear, x: torch.Tensor, **around: Any) -> torch.Tensor:
+    return ops.fused_linear(x, layer.weight, layer.bias, **around)

@@ -6,6 +6,7 @@ from .attention import append, attend
 from .context_cache import ContextCache, Snapshot
 from .functional import native_attention_serves, normalize_rotate, ready_rows, segment_attention
 from .joint_blocks import JointBlocks, JointHalf
+from .linear import fused_linear, fused_linear_serves
 from .machine import kernels_in_use, set_num_threads, threads
 from .modulation import adaln_modulate, gated_residual
 from .norm import QkNorm
@@ -34,6 +35,8 @@ __all__ = [
     "adaln_modulate",
     "append",
     "attend",
+    "fused_linear",
+    "fused_linear_serves",
     "gated_residual",
     "istft_overlap_add",
     "kernels_in_use",

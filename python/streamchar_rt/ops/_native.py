@@ -94,6 +94,17 @@ def cuda_rows_served(dtype: torch.dtype) -> bool:
     return built and dtype in (torch.float32, torch.bfloat16) and _gpu_serves()
 
 
+def cuda_linear_reason_against() -> str | None:
+    """None where fused_linear has a kernel for bfloat16 on this GPU, else why not."""
+    if native is None:
+        return f"the native module is not installed ({load_error})"
+    if not native.cuda_architectures:
+        return "the native module was built without CUDA"
+    if not native.cutlass:
+        return "the native module was built without CUTLASS"
+    return None if _gpu_serves() else "no GPU of compute capability 8.0 or later"
+
+
 #: What keys and values may be stored as on a GPU.
 CUDA_STORAGE = {torch.bfloat16: "bfloat16", torch.float8_e4m3fn: "float8", torch.int8: "int8"}
 

@@ -13,8 +13,8 @@ def kernels_in_use() -> dict[str, Any]:
     """Facts for logs and reports.
 
     Keys: native (bool), isa (in use: generic, avx2, avx512, avx512_vnni, avx512_bf16 or amx), available_isas, amx
-    (whether tiles are in use), threads, cuda_built, cuda_architectures; without the native module only ``native``
-    False and ``reason``.
+    (whether tiles are in use), threads, cuda_built, cuda_architectures, cutlass (its version, or "none": then
+    torch's linear layers run on a GPU); without the native module only ``native`` False and ``reason``.
     """
     if native is None:
         return {"native": False, "reason": str(load_error)}
@@ -26,6 +26,7 @@ def kernels_in_use() -> dict[str, Any]:
         "threads": native.threads(),
         "cuda_built": bool(native.cuda_architectures),
         "cuda_architectures": native.cuda_architectures,
+        "cutlass": native.cutlass or "none",
     }
 
 

@@ -176,6 +176,20 @@ def gated_residual(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
     return x + gate * update
 
 
+def fused_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, gate: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """``activation(x W^T + bias)``, or with gate and residual ``residual + gate * (x W^T + bias)``.
+
+    x (B, T, K), weight (N, K), bias (N,); activation "gelu_tanh" or None; gate (B or 1, 1, N), residual (B, T, N).
+    """
+    y = F.linear(x, weight, bias)
+    if activation is not None:
+        y = F.gelu(y, approximate="tanh")
+    return y if residual is None else residual + gate * y
+
+
 def istft_overlap_add(
     frames: Tensor, window: Tensor, hop: int, tail: Tensor, weight: Tensor, floor: float = 1e-3
 ) -> tuple[Tensor, Tensor, Tensor]:
