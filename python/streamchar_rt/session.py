@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
+from . import machine
 from .background import Worker
 from .character import Character
 from .chunk import Chunk, Interruption
@@ -399,6 +400,7 @@ class Session:
             live.go_on_with(stream)
             live.rest = snapshot.mode
             live.journalled("restore")
+        machine.return_free_memory()  # the snapshot's keys and values in the form that they were read in
 
     def fork(self, *, seed: int | None = None) -> Session:
         """A second session that goes on from here on its own, with the same clock."""
