@@ -88,10 +88,12 @@ def test_of_the_picture_alone_the_sound_does_not_count(seeded):
     assert grads[True][0].any() and grads[True][1] is None
 
 
-def test_distilling_the_picture_leaves_what_the_sound_is_made_with(teacher, tmp_path):
-    distiller = Distiller(arguments(tmp_path / "out", teacher, picture=True), three())
+@pytest.mark.parametrize("only,kind", [("picture", "video"), ("sound", "audio")])
+def test_distilling_one_leaves_what_the_other_is_made_with(teacher, tmp_path, only, kind):
+    distiller = Distiller(arguments(tmp_path / "out", teacher, only=only), three())
     learning = {k for k, p in distiller.student.named_parameters() if p.requires_grad}
-    assert learning == {k for k in distiller.student.state_dict() if ".video." in k or "dit.video_" in k}
+    assert learning == {k for k in distiller.student.state_dict()
+                        if f".{kind}." in k or k.startswith((f"dit.{kind}_in", f"dit.{kind}_out"))}
     assert {id(p) for group in distiller.loop.optimizer.param_groups for p in group["params"]} == {
         id(p) for p in distiller.student.parameters() if p.requires_grad}
     assert all(p.requires_grad for p in distiller.critic.parameters())
@@ -350,7 +352,7 @@ def test_runs_stay_in_their_stream(streams, rng):
 def arguments(folder, teacher, **changes) -> Namespace:
     values = dict(minutes=1e6, lr=1e-3, batch=4, out=folder, device="cpu", threads=1, seed=0, init=None,
                   teacher=teacher, critic_lr=2e-3, critic_ratio=2, critic_draws=2, guidance=1.5, shift=1.0, ema_decay=0.9, steps=STEPS,
-                  regression_minutes=0.0, teacher_steps=3, compile=False, picture=False)
+                  regression_minutes=0.0, teacher_steps=3, compile=False, only=None)
     return Namespace(**{**values, **changes})
 
 

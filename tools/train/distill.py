@@ -2,7 +2,7 @@
 
     python -m tools.train.distill --teacher DIR --streams DIR --out DIR --minutes 30                     # speech only
     python -m tools.train.distill --teacher DIR --streams DIR --scenes DIR --out DIR --minutes 60        # joint
-    python -m tools.train.distill --teacher DIR --streams DIR --scenes DIR --out DIR --picture           # its picture
+    python -m tools.train.distill --teacher DIR --streams DIR --scenes DIR --out DIR --only picture      # or sound
     python -m tools.train.distill --teacher DIR --init DIR --steps 2 --regression-minutes 5 ...          # then fewer
 
 The student starts from the teacher, or with ``--init`` from a student of more steps. Its checkpoint has the names of

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .denoiser import AUDIO_WEIGHT, Denoiser, compile_blocks, flow_errors, train_picture_only
+from .denoiser import AUDIO_WEIGHT, Denoiser, compile_blocks, flow_errors, train_picture_only, train_sound_only
 from .few_step import Exit, Pair, clean_estimate, guided_velocity, sample, velocity
 from .loop import Loop, add_arguments, load_weights
 
@@ -29,8 +29,8 @@ def add_distillation_arguments(parser: argparse.ArgumentParser, *, minutes: floa
     parser.add_argument("--scenes", type=Path, help="folder of tools.train.scenes: distils picture and speech")
     parser.add_argument("--scene-batch", type=int, default=4)
     parser.add_argument("--speech-batches", type=int, default=1, help="batches without picture for each with it")
-    parser.add_argument("--picture", action="store_true",
-                        help="distil the picture's own layers alone, with --scenes: the sound stays as it is")
+    parser.add_argument("--only", choices=("picture", "sound"),
+                        help="distil the layers of one alone, and leave what the other is made with as it is")
     parser.add_argument("--steps", type=int, default=4, help="of the student's sampler")
     parser.add_argument("--critic-lr", type=float, help="by default three times --lr")
     parser.add_argument("--critic-ratio", type=int, default=5, help="updates of the critic for each of the student")
@@ -46,10 +46,10 @@ def add_distillation_arguments(parser: argparse.ArgumentParser, *, minutes: floa
 
 
 def check_distillation_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Settles what ``--picture`` means for the others; ends the program where they do not fit together."""
-    if args.picture and not args.scenes:
-        parser.error("--picture wants --scenes")
-    if args.picture:
+    """Settles what ``--only`` means for the others; ends the program where they do not fit together."""
+    if (args.only == "picture") != bool(args.scenes) and args.only:
+        parser.error("--only picture wants --scenes, and --only sound none")
+    if args.only == "picture":
         args.speech_batches = 0
 
 
@@ -107,8 +107,8 @@ class Distiller:
         self.critic.to(args.device)
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), args.critic_lr, betas=(0.0, 0.999),
                                            weight_decay=0.01, fused=True)
-        if args.picture:
-            train_picture_only(student)
+        if args.only:
+            {"picture": train_picture_only, "sound": train_sound_only}[args.only](student)
         self.loop = Loop(student, args, betas=(0.0, 0.999), warmup=20, decay=args.ema_decay,
                          beside={"critic": self.critic, "critic_optimizer": self.optimizer})
         self.student = student
@@ -167,7 +167,7 @@ class Distiller:
                 noisy, guided_velocity(self.teacher, work.given, noisy, t, self.args.guidance), t)
             fake = lambda noisy, t: clean_estimate(noisy, velocity(self.critic, work.given, noisy, t), t)
             return matching_loss(clean, real, fake, score_times(len(clean[1]), self.args.shift, self.loop.device),
-                                 self.movement, picture=self.args.picture)
+                                 self.movement, picture=self.args.only == "picture")
 
     def regression(self, work: Exit) -> torch.Tensor:
         """Square distance of the student's estimate to where the teacher's many steps lead from the same noise."""
@@ -175,5 +175,5 @@ class Distiller:
             clean = work.estimate(self.student)
             target = sample(self.teacher, work.given, work.noise, self.args.teacher_steps, self.args.guidance)
         video, audio = ((x - y).square().mean() for x, y in zip(clean, target))
-        sound = 0.0 if self.args.picture else AUDIO_WEIGHT * audio / self.teacher.dit.config.audio_variance
+        sound = 0.0 if self.args.only == "picture" else AUDIO_WEIGHT * audio / self.teacher.dit.config.audio_variance
         return sound + (video if clean[0].shape[1] else 0.0)
