@@ -13,7 +13,9 @@ import torch
 
 def empty_pictures(*shape: int) -> torch.Tensor:
     """uint8 zeros on the CPU, at least one; the memory is given back with the last tensor or array that looks at it."""
-    memory = mmap.mmap(-1, prod(shape))
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return torch.zeros(shape, dtype=torch.uint8)
+    memory = mmap.mmap(-1, prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         try:
             memory.madvise(mmap.MADV_HUGEPAGE)    # a fault for 2 MiB instead of 4 KiB
