@@ -6,8 +6,8 @@ import torch
 
 from streamchar_rt.bundle import open_bundle
 from tools.train.denoiser import Denoiser
-from tools.train.loop import Loop
-from tools.train.shipped import MINI, bundle_weights, is_bundle
+from tools.train.loop import Loop, load_weights
+from tools.train.shipped import MINI, bundle_weights, is_bundle, main, unpack
 
 
 def arguments(**given):
@@ -73,3 +73,24 @@ def test_another_part_takes_the_place_of_the_bases_own(tmp_path, seeded):
     old, new = open_bundle("mini").tensors(), open_bundle(str(out)).tensors()
     assert torch.equal(new["dit.audio_mean.bias"], loop.ema["dit.audio_mean.bias"].half())
     assert all(torch.equal(new[k], old[k]) for k in old if k != "dit.audio_mean.bias")
+
+
+def test_a_bundle_becomes_checkpoint_folders(tmp_path, capsys):
+    from streamchar_rt.codecs.vocoder import Vocoder
+    from streamchar_rt.orchestrator.model import Orchestrator
+    from tools.train.video_codec import VideoCodec
+
+    main(["--out", str(tmp_path)])
+    nets = {"codec": VideoCodec(), "vocoder": Vocoder(), "orchestrator": Orchestrator(), "denoiser": Denoiser()}
+    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in nets]
+    for name, net in nets.items():
+        net.load_state_dict(load_weights(tmp_path / name))
+    tensors = open_bundle("mini").tensors()
+    assert torch.equal(nets["denoiser"].dit.video_in.weight, tensors["dit.video_in.weight"].float())
+    assert torch.equal(nets["codec"].decoder.out.weight, tensors["video_decoder.out.weight"].float())
+
+
+def test_a_bundle_without_its_encoder_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.train.shipped.ENCODER_FILE", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="codec, encoder"):
+        unpack(MINI, tmp_path)
