@@ -31,3 +31,15 @@ def capi(tmp_path_factory):
     from .capi_support import load
 
     return load(tmp_path_factory.mktemp("capi"))
+
+
+@pytest.fixture(scope="session")
+def voice() -> str:
+    """A true voice's name; skips where nothing speaks with it."""
+    from tools.studio.flite import FliteMissingError, flite
+
+    try:
+        flite()
+    except FliteMissingError as error:
+        pytest.skip(str(error))
+    return "rms"

@@ -152,6 +152,8 @@ def test_a_stream_gets_the_same_bytes_alone_and_in_company(plain, rng):
 def test_what_does_not_fit_is_refused_and_changes_nothing(plain):
     blocks, rope = ops.JointBlocks([tuple(halves(block, "fp32")) for block in plain], HEADS), rope_of(40)
     video, audio, modulation, cache = torch.randn(1, 30, WIDTH), torch.randn(1, 10, WIDTH), torch.randn(1, 1, 6, WIDTH), cache_of()
+    turned = ops.ContextCache(layers=DEPTH, heads=HEADS, head_dim=WIDTH // HEADS, capacity={"motion": 160, "sink": 96},
+                              kernels="native")
     before = video.clone(), audio.clone()
     call = lambda v=video, a=audio, m=modulation, c=None, r=rope, **more: blocks(
         v, a, m, c or [cache], rope=r, distances=DISTANCES, **more)
@@ -160,6 +162,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(plain):
         {"m": modulation[..., :5, :]}, {"m": modulation.expand(1, 1, 6, WIDTH).half()}, {"r": rope_of(41)},
         {"c": [cache, cache]}, {"c": [cache_of(kernels="reference")]}, {"segments": ("nowhere",)}, {"store": "nowhere"},
         {"v": torch.randn(2, 30, WIDTH), "a": torch.randn(2, 10, WIDTH), "c": [cache, cache]},
+        {"v": torch.randn(2, 30, WIDTH), "a": torch.randn(2, 10, WIDTH), "c": [cache, turned], "store": "sink"},
         {"v": video.clone().requires_grad_()},
     ):
         with pytest.raises(ConfigError) as error:

@@ -93,11 +93,9 @@ def make_cache(kernels, generator, heads=4, head_dim=64, rows=(64, 100, 272), la
     return cache, content
 
 
-@pytest.mark.parametrize("head_dim,heads,tokens", [(64, 4, 272), (64, 1, 5), (128, 2, 67)])
-@pytest.mark.parametrize("dtype,limit", [(torch.float32, LIMIT), (torch.bfloat16, 8e-3)])
-def test_cached_attention_equals_uncached_float64(isa, head_dim, heads, tokens, dtype, limit):
-    generator = fresh_generator()
-    cache, content = make_cache("native", generator, heads=heads, head_dim=head_dim, dtype=dtype)
+def assert_near_float64(cache, content, tokens, generator, limit):
+    """Attention over all segments, one and none, in both layers, against uncached float64."""
+    heads, head_dim = cache.spec.heads, cache.spec.head_dim
     norm, rope = norm_for(tokens, head_dim, generator), rope_for(tokens, head_dim, generator)
     distances = {"reference": 48.0, "sink": 32.0, "motion": 16.0}
     for layer, segments in itertools.product((0, 1), (None, ("sink",), ())):
@@ -112,6 +110,14 @@ def test_cached_attention_equals_uncached_float64(isa, head_dim, heads, tokens, 
         assert relative_error(out, wanted) < limit
 
 
+@pytest.mark.parametrize("head_dim,heads,tokens", [(64, 4, 272), (64, 1, 5), (128, 2, 67)])
+@pytest.mark.parametrize("dtype,limit", [(torch.float32, LIMIT), (torch.bfloat16, 8e-3)])
+def test_cached_attention_equals_uncached_float64(isa, head_dim, heads, tokens, dtype, limit):
+    generator = fresh_generator()
+    cache, content = make_cache("native", generator, heads=heads, head_dim=head_dim, dtype=dtype)
+    assert_near_float64(cache, content, tokens, generator, limit)
+
+
 @pytest.mark.parametrize("head_dim,heads,tokens,rows", [
     (64, 4, 272, (64, 272, 272)), (64, 1, 1, (1, 2, 3)), (64, 2, 5, (64, 100, 272)), (128, 2, 67, (64, 100, 65)),
     (64, 1, 49, (17, 63, 129)), (128, 1, 3, (5, 1, 70)),
@@ -119,18 +125,7 @@ def test_cached_attention_equals_uncached_float64(isa, head_dim, heads, tokens, 
 def test_int8_attention_is_near_float64(linear_isa, head_dim, heads, tokens, rows):
     generator = fresh_generator()
     cache, content = make_cache("native", generator, heads=heads, head_dim=head_dim, rows=rows, dtype=torch.int8)
-    norm, rope = norm_for(tokens, head_dim, generator), rope_for(tokens, head_dim, generator)
-    distances = {"reference": 48.0, "sink": 32.0, "motion": 16.0}
-    for layer, segments in itertools.product((0, 1), (None, ("sink",), ())):
-        q, k, v = tokens_for(tokens, heads, head_dim, generator, strided=layer == 1)
-        out = ops.attend(cache, layer, q, k, v, norm=norm, rope=rope, distances=distances, segments=segments)
-        own = reference.normalize_rotate(k.double(), norm.k_weight.double(), norm.bounds, rope)
-        names = list(content) if segments is None else list(segments)
-        wanted, _ = truth(
-            q, [content[n][layer][0] for n in names] + [own], [content[n][layer][1] for n in names] + [v],
-            norm, rope, [distances[n] for n in names] + [0.0],
-        )
-        assert relative_error(out, wanted) < INT8_LIMIT
+    assert_near_float64(cache, content, tokens, generator, INT8_LIMIT)
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

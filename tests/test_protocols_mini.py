@@ -13,17 +13,7 @@ from tests.test_reports import check_self_contained  # noqa: E402
 from tools.evaluate import long_horizon, short_clips  # noqa: E402
 from tools.evaluate.sync_expert import best_sync  # noqa: E402
 from tools.evaluate.take import FEATURE_EVERY, Judges, Take, true_take  # noqa: E402
-from tools.studio.flite import FliteMissingError, flite  # noqa: E402
 from tools.studio.sentences import evaluation_sentences  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def voice() -> str:
-    try:
-        flite()
-    except FliteMissingError as error:
-        pytest.skip(str(error))
-    return "rms"
 
 
 class Told:

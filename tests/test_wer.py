@@ -92,20 +92,15 @@ def test_evaluate_adds_up() -> None:
     assert result["standard_error"] == pytest.approx(np.hypot(1 / 3, 1 / 3) / 6)
 
 
-def test_the_judge_hears_a_true_voice_and_repeats_itself() -> None:
+def test_the_judge_hears_a_true_voice_and_repeats_itself(voice) -> None:
     pytest.importorskip("pocketsphinx")
     from tools.evaluate.recognise import Recogniser
-    from tools.studio.flite import FliteMissingError, flite
     from tools.studio.sentences import evaluation_sentences
     from tools.studio.speech import synthesize
 
-    try:
-        flite()
-    except FliteMissingError as error:
-        pytest.skip(str(error))
     sentences = evaluation_sentences()[:6]
     recogniser = Recogniser()
-    true_voice = {s: synthesize(s, "rms").samples for s in sentences}
+    true_voice = {s: synthesize(s, voice).samples for s in sentences}
     result = evaluate(true_voice.__getitem__, sentences, recogniser=recogniser)
     assert result["wer"] < 0.35
     first = result["utterances"][0]["hypothesis"]

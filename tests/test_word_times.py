@@ -13,18 +13,8 @@ from tools.evaluate.aligner import Aligner, SpokenWord  # noqa: E402
 from tools.evaluate.heard_words import HeardWord  # noqa: E402
 from tools.evaluate.sound_only import sound_only  # noqa: E402
 from tools.evaluate.word_times import Said, ToldWord, WrittenSpan  # noqa: E402
-from tools.studio.flite import FliteMissingError, flite  # noqa: E402
 from tools.studio.sentences import evaluation_sentences  # noqa: E402
 from tools.studio.speech import synthesize  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def voice() -> str:
-    try:
-        flite()
-    except FliteMissingError as error:
-        pytest.skip(str(error))
-    return "rms"
 
 
 # ------------------------------------------------------------------ arithmetic

@@ -3,21 +3,11 @@
 
 #include <pybind11/stl.h>
 
-#include <memory>
-#include <new>
-
+#include "kernels/aligned_memory.h"
 #include "kernels/kv_append.h"
 
 namespace streamchar::bindings {
 namespace {
-
-struct AlignedFloats {
-  explicit AlignedFloats(int64_t count) : data(static_cast<float*>(operator new(count * 4, std::align_val_t{64}))) {}
-  ~AlignedFloats() { operator delete(data, std::align_val_t{64}); }
-  AlignedFloats(const AlignedFloats&) = delete;
-  AlignedFloats& operator=(const AlignedFloats&) = delete;
-  float* const data;
-};
 
 // (key, value, rows, shift address or 0); keys and values (rows, heads, head_dim)
 using PlainSegment = std::tuple<View, View, int, Address>;
@@ -29,9 +19,9 @@ void segment_attention(int tokens, int heads, int head_dim, const View& q, Addre
   for (const auto& [key, value, rows, shift] : plain) {
     elements += PanelLayout{heads, head_dim, rows}.layer_elements();
   }
-  const AlignedFloats panels(elements);
+  const AlignedMemory panels(elements * static_cast<int64_t>(sizeof(float)));
   std::vector<PanelSegment> segments;
-  float* next = panels.data;
+  auto* next = static_cast<float*>(panels.data());
   for (const auto& [key, value, rows, shift] : plain) {
     kv_append_cpu({.tokens = rows,
                    .heads = heads,

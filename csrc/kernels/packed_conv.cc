@@ -3,25 +3,22 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <new>
 #include <vector>
+
+#include "kernels/aligned_memory.h"
 
 namespace streamchar {
 
 struct PackedConv::Memory {
   Memory(int64_t bytes, int outputs, int rows)
-      : bytes(bytes),
-        data(operator new(static_cast<std::size_t>(bytes), kAlignment)),
+      : data(bytes),
         bias(static_cast<std::size_t>(outputs)),
         scale(static_cast<std::size_t>(outputs)),
         sum(static_cast<std::size_t>(outputs * rows)) {
-    std::memset(data, 0, static_cast<std::size_t>(bytes));
+    std::memset(data.data(), 0, static_cast<std::size_t>(bytes));
   }
-  ~Memory() { operator delete(data, kAlignment); }
 
-  static constexpr std::align_val_t kAlignment{64};
-  const int64_t bytes;
-  void* const data;
+  const AlignedMemory data;
   std::vector<float> bias, scale;
   std::vector<int32_t> sum;
 };
@@ -55,7 +52,7 @@ PackedConv::PackedConv(const float* weight, const float* bias, const ConvShape& 
   filters_.tiles = shape.parts() * filters_.part_tiles;
   const int outputs = filters_.tiles * kConvTile, size = shape.size, taps = shape.inputs * size * size;
   memory_ = std::make_unique<Memory>(filters_.tiles * filters_.tile_bytes(), outputs, size);
-  auto* data = static_cast<int8_t*>(memory_->data);
+  auto* data = static_cast<int8_t*>(memory_->data.data());
   for (int n = 0; n < shape.outputs(); ++n) {
     const float* own = weight + int64_t{n} * taps;
     float largest = 0.0f;
@@ -81,7 +78,7 @@ PackedConv::PackedConv(const float* weight, const float* bias, const ConvShape& 
 PackedConv::~PackedConv() = default;
 
 int64_t PackedConv::bytes() const {
-  return memory_->bytes + static_cast<int64_t>(memory_->bias.size()) * (2 * sizeof(float)) +
+  return memory_->data.bytes() + static_cast<int64_t>(memory_->bias.size()) * (2 * sizeof(float)) +
          static_cast<int64_t>(memory_->sum.size() * sizeof(int32_t));
 }
 

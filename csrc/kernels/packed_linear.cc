@@ -3,27 +3,23 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <new>
 #include <vector>
 
+#include "kernels/aligned_memory.h"
 #include "kernels/bfloat16.h"
 
 namespace streamchar {
 
 struct PackedLinear::Memory {
   explicit Memory(int64_t bytes, int outputs)
-      : bytes(bytes),
-        data(operator new(static_cast<std::size_t>(bytes), kAlignment)),
+      : data(bytes),
         bias(static_cast<std::size_t>(outputs)),
         scale(static_cast<std::size_t>(outputs)),
         sum128(static_cast<std::size_t>(outputs)) {
-    std::memset(data, 0, static_cast<std::size_t>(bytes));
+    std::memset(data.data(), 0, static_cast<std::size_t>(bytes));
   }
-  ~Memory() { operator delete(data, kAlignment); }
 
-  static constexpr std::align_val_t kAlignment{64};
-  const int64_t bytes;
-  void* const data;
+  const AlignedMemory data;
   std::vector<float> bias, scale;
   std::vector<int32_t> sum128;
 };
@@ -43,12 +39,12 @@ PackedLinear::PackedLinear(const float* weight, const float* bias, int outputs, 
   for (int n = 0; n < outputs; ++n) {
     const float* row = weight + int64_t{n} * inputs;
     if (storage == LinearStorage::kFloat32) {
-      auto* target = static_cast<float*>(memory_->data);
+      auto* target = static_cast<float*>(memory_->data.data());
       for (int k = 0; k < inputs; ++k) target[weights_.offset(n, k)] = row[k];
       continue;
     }
     if (storage == LinearStorage::kBFloat16) {
-      auto* target = static_cast<uint16_t*>(memory_->data);
+      auto* target = static_cast<uint16_t*>(memory_->data.data());
       for (int k = 0; k < inputs; ++k) target[weights_.offset(n, k)] = static_cast<uint16_t>(to_bf16(row[k]));
       continue;
     }
@@ -56,7 +52,7 @@ PackedLinear::PackedLinear(const float* weight, const float* bias, int outputs, 
     for (int k = 0; k < inputs; ++k) largest = std::max(largest, std::fabs(row[k]));
     const bool any = largest >= 1e-35f;  // below it the inverse would overflow
     const float scale = any ? largest / 127.0f : 0.0f, inverse = any ? 127.0f / largest : 0.0f;
-    auto* target = static_cast<int8_t*>(memory_->data);
+    auto* target = static_cast<int8_t*>(memory_->data.data());
     int32_t sum = 0;
     for (int k = 0; k < inputs; ++k) {
       const float rounded = std::nearbyint(std::clamp(row[k] * inverse, -127.0f, 127.0f));
@@ -66,7 +62,7 @@ PackedLinear::PackedLinear(const float* weight, const float* bias, int outputs, 
     memory_->scale[n] = scale;
     memory_->sum128[n] = 128 * sum;
   }
-  weights_.data = memory_->data;
+  weights_.data = memory_->data.data();
   weights_.bias = memory_->bias.data();
   weights_.scale = memory_->scale.data();
   weights_.sum128 = memory_->sum128.data();
@@ -75,7 +71,7 @@ PackedLinear::PackedLinear(const float* weight, const float* bias, int outputs, 
 PackedLinear::~PackedLinear() = default;
 
 int64_t PackedLinear::bytes() const {
-  return memory_->bytes + static_cast<int64_t>(memory_->bias.size()) * (2 * sizeof(float) + sizeof(int32_t));
+  return memory_->data.bytes() + static_cast<int64_t>(memory_->bias.size()) * (2 * sizeof(float) + sizeof(int32_t));
 }
 
 void PackedLinear::read(float* weight) const {

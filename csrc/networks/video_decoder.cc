@@ -1,8 +1,8 @@
 #include "networks/video_decoder.h"
 
-#include <new>
 #include <utility>
 
+#include "kernels/aligned_memory.h"
 #include "kernels/picture_blend.h"
 #include "kernels/picture_warp.h"
 
@@ -49,8 +49,6 @@ void channels_last(const float* planes, int count, int64_t places, int stride, f
 
 // Memory that a drawing leaves to the next one: fresh memory is slow at first touch.
 struct VideoDecoder::Buffers {
-  ~Buffers() { release(); }
-
   void fit(const VideoDecoderLayers& layers, Grid latent) {
     const int64_t coarse_places = latent.places(), middle_places = 4 * coarse_places, fine_places = 16 * coarse_places;
     const int frames = layers.split->filters().shape.frames;
@@ -71,12 +69,7 @@ struct VideoDecoder::Buffers {
     const auto padded = [](int64_t floats) { return (floats + kLine - 1) / kLine * kLine; };
     int64_t total = 0;
     for (const auto& [place, floats] : parts) total += padded(floats);
-    if (total > size_) {
-      release();
-      data_ = static_cast<float*>(operator new(static_cast<std::size_t>(total) * sizeof(float), kAlignment));
-      size_ = total;
-    }
-    float* next = data_;
+    auto* next = static_cast<float*>(memory_.at_least(total * static_cast<int64_t>(sizeof(float))));
     for (const auto& [place, floats] : parts) {
       *place = next;
       next += padded(floats);
@@ -88,17 +81,9 @@ struct VideoDecoder::Buffers {
       *drawn;
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
-  static constexpr int64_t kLine = 64 / sizeof(float);
+  static constexpr int64_t kLine = AlignedMemory::kAlignment / sizeof(float);
 
-  void release() {
-    if (data_) operator delete(data_, kAlignment);
-    data_ = nullptr;
-    size_ = 0;
-  }
-
-  float* data_ = nullptr;
-  int64_t size_ = 0;
+  AlignedMemory memory_;
 };
 
 VideoDecoder::VideoDecoder(VideoDecoderLayers layers) : layers_(std::move(layers)) {}

@@ -11,7 +11,7 @@ from .packed import Pair, PackedTransformer, PlainTransformer
 
 REFERENCE, SINK, MOTION = "reference", "sink", "motion"
 
-VECTORS_KEPT = 64
+VECTORS_KEPT = 64    # modulations, one for each time and style that has been met
 
 
 class CachedDenoiser:

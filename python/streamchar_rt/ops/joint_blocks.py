@@ -111,6 +111,8 @@ class JointBlocks:
         if sum(rows) != rope.tokens or rope.head_dim != self.head_dim:
             raise ConfigError(f"rope is of {rope.tokens} tokens of {rope.head_dim}, there are {sum(rows)}",
                               hint=f"positions of all tokens, for a head_dim of {self.head_dim}")
+        if any(cache.spec.names != caches[0].spec.names for cache in caches):
+            raise ConfigError("the caches have other segments, or in another order", hint="caches of equal shape")
         reads, kept = [], []
         for cache in caches:
             listed, shifts = self._reads_of(cache, distances, segments, store, rope)
