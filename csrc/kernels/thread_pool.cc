@@ -109,8 +109,9 @@ struct ThreadPool::State {
     for (;;) {
       const auto changed = [&] { return run_number.load(std::memory_order_acquire) != last; };
       if (!spin_until(changed)) run_number.wait(last, std::memory_order_acquire);
-      if (stop.load(std::memory_order_acquire)) return;
+      // In this order: whoever has seen the number that join() raised sees `stop` as well, and cannot wait for another.
       last = run_number.load(std::memory_order_acquire);
+      if (stop.load(std::memory_order_acquire)) return;
       take_items(last);
     }
   }
@@ -166,7 +167,7 @@ void ThreadPool::run_items(int items, ItemFunction function, const void* context
   state.context = context;
   state.done.store(0, std::memory_order_relaxed);
   state.ticket.store(uint64_t{number} << 32 | static_cast<uint32_t>(items), std::memory_order_release);
-  state.run_number.store(number, std::memory_order_release);
+  state.run_number.store(number);  // not to be passed by the look at who waits
   state.run_number.notify_all();
 
   state.take_items(number);
