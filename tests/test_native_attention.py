@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -418,3 +419,26 @@ def test_operators_are_registered():
     meta[6:8] = [[t.to("meta") for t in keys], [t.to("meta") for t in values]]
     shape, lse_shape = torch.ops.streamchar.segment_attention(*meta)
     assert shape.shape == out.shape and lse_shape.shape == lse.shape
+
+
+def test_the_number_of_threads_may_change_right_after_work():
+    """On crowded cores, where a worker is put aside at any place of its loop: none may sleep through the end.
+
+    Such places are small: STREAMCHAR_POOL_ROUNDS=300000 looks for half a minute, as many as wanted.
+    """
+    rounds = int(os.environ.get("STREAMCHAR_POOL_ROUNDS", 10_000))
+    program = f"""
+import torch
+from streamchar_rt import ops
+layer, x = ops.PackedLinear(torch.randn(64, 64)), torch.randn(200, 64)
+for i in range({rounds}):
+    ops.set_num_threads(2 + i % 3)
+    layer(x)
+    ops.set_num_threads(1)
+"""
+    running = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", program]) for _ in range(6)]
+    try:
+        assert [process.wait(60 + rounds / 1000) for process in running] == [0] * 6
+    finally:
+        for process in running:
+            process.kill()
