@@ -2,7 +2,7 @@
 
     python -m tools.train.export --codec DIR --vocoder DIR --orchestrator DIR --denoiser DIR --scenes DIR \\
         --lexicon FILE --letter-to-sound FILE --out python/streamchar_rt/bundles/mini
-    python -m tools.train.export --base python/streamchar_rt/bundles/mini --codec DIR --out DIR    # another codec in it
+    python -m tools.train.export --base mini --codec DIR --out DIR    # another codec in it
 
 Takes the averaged weights of each checkpoint folder; the latents' statistics come from the scenes the denoiser
 was trained on. What is not given comes from the bundle ``--base``. Characters are the studio's cast, drawn at rest.
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from streamchar_rt.bundle import WEIGHTS, open_bundle, save_bundle
+from streamchar_rt.bundle import WEIGHTS, find_bundle, open_bundle, save_bundle
 from streamchar_rt.codecs.video import VideoCodecConfig
 from streamchar_rt.codecs.vocoder import VocoderConfig
 from streamchar_rt.denoiser.dit import DiTConfig
@@ -110,7 +110,7 @@ def manifest(characters: list[dict], steps: int) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", type=Path, help="a bundle to take from what is not given")
+    parser.add_argument("--base", help="a bundle, its name or folder, to take from what is not given")
     for name in ("codec", "vocoder", "orchestrator", "denoiser", "scenes"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("codec", "vocoder", "orchestrator", "denoiser", "scenes", "lexicon", "letter_to_sound"):
         if not args.base and not getattr(args, name):
             parser.error(f"give --{name.replace('_', '-')}, or a --base to take it from")
+    args.base = args.base and find_bundle(args.base)
     tensors, encoder = gather(args), encoder_weights(args)     # before anything is written: --out may be the base
     with tempfile.TemporaryDirectory() as folder:
         characters, files = draw_cast(Path(folder))

@@ -67,8 +67,9 @@ class VideoCodec(nn.Module):
 
 @torch.compile(dynamic=False)
 def losses(y: torch.Tensor, warped: torch.Tensor, x: torch.Tensor, weight: torch.Tensor,
-           picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted L1 and squared error on pixels, L1 on their differences, and L1 on the warped reference.
+           picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weighted L1 and squared error on pixels, L1 on their differences; L1 on the warped reference; and L1 on the change
+    of the error from frame to frame, which is the error of what moves.
 
     Pictures (B, T, 4, H, W), weight (B, T, 1, H, W), reference (B, 4, H, W). What is empty counts less, but not where
     the reference has something: there it must be erased. Compiled, because at full resolution the loss would otherwise
@@ -79,7 +80,8 @@ def losses(y: torch.Tensor, warped: torch.Tensor, x: torch.Tensor, weight: torch
     pixel = ((error.abs() + 4 * error.square()) * weight).mean()
     pixel = pixel + 1.5 * ((error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]).mean()
     pixel = pixel + 1.5 * ((error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]).mean()
-    return pixel, ((warped - x).abs() * weight).mean()
+    change = ((error[:, 1:] - error[:, :-1]).abs() * weight[:, 1:]).mean()
+    return pixel, ((warped - x).abs() * weight).mean(), change
 
 
 def psnr(y: torch.Tensor, x: torch.Tensor) -> float:
@@ -119,6 +121,9 @@ def main() -> None:
     parser.add_argument("--performed", type=float, default=0.4, help="share of clips from performances, not random poses")
     parser.add_argument("--pose", type=float, default=0.5, help="weight of reading the pose from the latents")
     parser.add_argument("--flow", type=float, default=0.2, help="weight of the flow's mean error in pixels")
+    parser.add_argument("--change", type=float, default=0.0,
+                        help="weight of the error's change from frame to frame: whether what moves inside a latent does")
+    parser.add_argument("--faces", type=float, default=1.0, help="how many times more eyes and mouth count")
     parser.add_argument("--noise", type=float, default=0.2, help="most noise on a clip's latents")
     parser.add_argument("--displaced", type=float, default=0.0,
                         help="share of clips whose motion code moves otherwise than what the encoder sees, so that the "
@@ -135,17 +140,18 @@ def main() -> None:
         batch = next(data)
         x, picture = to_float(batch["frames"]).to(loop.device), to_float(batch["reference"]).to(loop.device)
         weight, poses = batch["weight"].float()[:, :, None].to(loop.device), batch["pose"].to(loop.device)
+        weight = torch.where(weight > 1, args.faces * weight, weight)
         seen, seen_poses = to_float(batch["seen_frames"]).to(loop.device), batch["seen_pose"].to(loop.device)
         with loop.autocast():
             y, warped, flow, z = codec(seen, seen_poses, picture, args.noise, moved=poses)
             read = codec.read_pose(z)
-        pixel, warp = losses(y, warped, x, weight, picture)
+        pixel, warp, change = losses(y, warped, x, weight, picture)
         pose_loss = (read - poses).square().mean()
         size = z.square().mean()
         known = batch["known"].to(loop.device)[:, :, None].float()
         pixels = ((flow - batch["flow"].to(loop.device).float()).abs() * known).sum() / (2 * known.sum() + 1)
-        return {"loss": pixel + 0.4 * warp + args.pose * pose_loss + args.flow * pixels + 1e-3 * size, "pixel": pixel,
-                "warp": warp, "flow": pixels, "pose": pose_loss, "z2": size}
+        loss = pixel + 0.4 * warp + args.change * change + args.pose * pose_loss + args.flow * pixels + 1e-3 * size
+        return {"loss": loss, "pixel": pixel, "warp": warp, "change": change, "flow": pixels, "pose": pose_loss, "z2": size}
 
     def evaluate() -> dict[str, float]:
         x, picture = to_float(test["frames"]).to(loop.device), to_float(test["reference"]).to(loop.device)
