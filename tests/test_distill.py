@@ -229,9 +229,9 @@ def test_a_rollout_is_the_run_time(streams, rng, seeded, monkeypatch):
     state, at_run_time, pointers, shown = StreamState(models, character, seeded), [], [], []
     decode_video = pipeline._decode_video
 
-    def watched_decode(models, state, latents, stopped):
+    def watched_decode(models, state, latents, *rest):
         shown.append(latents[:, -1:])
-        return decode_video(models, state, latents, stopped)
+        return decode_video(models, state, latents, *rest)
 
     monkeypatch.setattr(pipeline, "_decode_video", watched_decode)
     first, last = int(row[2]), int(row[3])

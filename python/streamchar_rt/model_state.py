@@ -13,10 +13,11 @@ from .codecs.vocoder import LOOKAHEAD, VocoderState
 from .denoiser.context import MOTION
 from .models import CharacterFeatures, Models
 from .orchestrator.condition import LONGEST
+from .orchestrator.eyes import Eyes
 from .orchestrator.units import END, PAD
 
 #: What of a state is plain values, arrays and tensors.
-_VALUES = ("seed", "chunk_index", "pointer", "elapsed", "history", "past", "previous_latent", "audio_rest")
+_VALUES = ("seed", "chunk_index", "pointer", "elapsed", "eyes", "history", "past", "previous_latent", "audio_rest")
 
 
 class _Units:
@@ -63,6 +64,7 @@ class StreamState:
         self.history = torch.full((2 * config.history_tokens, config.mel_bins), silence, device=models.device)
         self.elapsed = LONGEST
         self.hold = 0                                  # half-frames for which that unit goes on at least
+        self.eyes = list(Eyes())
         # unit, stress, word start and elapsed of the half-frames before the chunk
         self.past = np.tile(np.array([END, 0, 0, LONGEST]), (condition.past, 1))
         self.previous_latent: torch.Tensor | None = None

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .batching import Batching
+from .codecs.eyes import EyeNet
 from .codecs.packed_video import PackedVideoDecoder
 from .codecs.video import MotionCode, ReferenceEncoder, VideoDecoder, to_straight
 from .codecs.vocoder import Vocoder
@@ -60,7 +61,7 @@ class Models:
 
     def __init__(self, *, orchestrator: Orchestrator, condition: ConditionEncoder, dit: JointDiT, vocoder: Vocoder,
                  reference_encoder: ReferenceEncoder, video_decoder: VideoDecoder, latent_mean: torch.Tensor,
-                 latent_std: torch.Tensor, default_steps: int = 4,
+                 latent_std: torch.Tensor, eyes: EyeNet | None = None, default_steps: int = 4,
                  picture_dtype: torch.dtype = torch.float32, packed_pictures: bool = False, threads: int = 1,
                  kernels: str = "auto", storage: Storage = "fp32", fps: Fraction | int = 25,
                  placement: Placement | None = None):
@@ -78,6 +79,7 @@ class Models:
         self.packed_decoder = PackedVideoDecoder(self.video_decoder) if packed_pictures and not placement else None
         self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1).to(self.device)
         self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1).to(self.device)
+        self.eyes = None if eyes is None else freeze(eyes)
         self.movement = MotionCode().to(self.device)    # in float32, whatever the decoder's type
         self.batching, self.lanes, self.plans = Batching(), Lanes(threads), PLANS
         layout, codec = dit.config.layout, video_decoder.config
@@ -117,14 +119,19 @@ class Models:
         frames = to_straight(decoded.frames.flatten(0, 1))
         return frames if out is None else out.copy_(frames)
 
-    def drawn_latents(self, latents: torch.Tensor, previous: torch.Tensor | None) -> list[torch.Tensor]:
+    def drawn_latents(self, latents: torch.Tensor, previous: torch.Tensor | None, moves: torch.Tensor | None = None,
+                      reference: torch.Tensor | None = None) -> list[torch.Tensor]:
         """The denoiser's latents (1, N, C, h, w) in the decoder's scale, (1, C, h, w) each, whose movement goes on
-        where that of the one before ended; ``previous``: the last one of the chunk before."""
+        where that of the one before ended; ``previous``: the last one of the chunk before. With ``moves`` (4N, 3) of
+        ``orchestrator.eyes``, and the coarse features of the reference, the eyes blink and look about."""
         drawn = latents[0] * self.latent_std[0] + self.latent_mean[0]
         if previous is not None:
-            return list(self.movement.joined(drawn, previous).split(1))
-        first, rest = drawn[:1], drawn[1:]
-        return [first, *(self.movement.joined(rest, first).split(1) if len(rest) else ())]
+            drawn = self.movement.joined(drawn, previous)
+        elif len(drawn) > 1:
+            drawn = torch.cat([drawn[:1], self.movement.joined(drawn[1:], drawn[:1])])
+        if moves is not None:
+            drawn = self.eyes(drawn, reference.float(), moves.unflatten(0, (len(drawn), -1)))
+        return list(drawn.split(1))
 
 
 def frame_rate(manifest: Mapping) -> Fraction:

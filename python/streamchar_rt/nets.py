@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from .codecs.eyes import EyeConfig, EyeNet
 from .codecs.video import MotionCode, ReferenceEncoder, VideoCodecConfig, VideoDecoder
 from .codecs.vocoder import Vocoder, VocoderConfig
 from .denoiser.dit import DiTConfig, JointDiT
@@ -19,7 +20,8 @@ def build_nets(config: Mapping) -> dict[str, nn.Module]:
     """The nets of a manifest's ``model``, newly initialised, by the beginnings of their tensors' names."""
     tuples = lambda values: {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     codec = VideoCodecConfig(**tuples(config["video_codec"]))
-    return {"orchestrator": Orchestrator(OrchestratorConfig(**config["orchestrator"])),
+    eyes = {"eyes": EyeNet(EyeConfig(**config["eyes"]))} if "eyes" in config else {}
+    return {**eyes, "orchestrator": Orchestrator(OrchestratorConfig(**config["orchestrator"])),
             "condition": ConditionEncoder(ConditionConfig(**config["condition"])),
             "dit": JointDiT(DiTConfig.from_dict(config["dit"])), "vocoder": Vocoder(VocoderConfig(**config["vocoder"])),
             "reference_encoder": ReferenceEncoder(codec), "video_decoder": VideoDecoder(codec)}

@@ -50,6 +50,7 @@ class _Run:
         self.models, self.state, self.plan = models, state, Plan(state, style)
         self.style = StyleTensors(*(torch.tensor([index]) for index in (style.voice, style.emotion, style.mode)))
         self.stopped = should_stop or (lambda: False)
+        self.plan.look()
 
     def draw_noise(self) -> None:
         layout, config = self.models.denoiser.layout, self.models.denoiser.dit.config
@@ -119,7 +120,7 @@ def _generate(models: Models, every: Sequence[_Run], steps: int) -> list[RawChun
     clock.mark("audio_decode")
     for run in runs:
         run.frames, run.last_latent = _decode_video(
-            models, run.state, models.denoiser.unpatchify(run.video), run.stopped)
+            models, run.state, models.denoiser.unpatchify(run.video), run.plan.moves, run.stopped)
     clock.mark("video_decode")
     runs = [run for run in runs if run.frames is not None and not run.stopped()]
     _remember(models, runs)
@@ -164,6 +165,8 @@ def _advance(models: Models, run: _Run, timings: dict[str, float]) -> RawChunk:
     state.history = torch.cat([state.history, run.mel[0]])[-len(state.history):]
     state.past = plan.half_frames[slots: slots + len(state.past)]
     state.elapsed, state.hold = int(elapsed[-1]), 0
+    if plan.moves is not None:
+        state.eyes = list(plan.eyes_after)
     state.previous_latent = run.last_latent
     state.pointer = plan.first + int(path[-1])
     state.units.forget_before(state.pointer - 2 * models.orchestrator.config.window_before)
@@ -184,11 +187,11 @@ def _decode_audio(models: Models, state: StreamState, mel: torch.Tensor) -> tupl
     return samples[: models.chunk_samples].clamp(-1.0, 1.0).numpy().copy(), vocoder, rest
 
 
-def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
+def _decode_video(models: Models, state: StreamState, latents: torch.Tensor, moves: torch.Tensor | None,
                   stopped: Callable[[], bool]) -> tuple[np.ndarray | None, torch.Tensor]:
     """The chunk's pictures, latent by latent, so that it can be stopped as soon as a denoising step can; and the
     last latent as it was drawn, (1, C, h, w) in the decoder's scale."""
-    drawn = models.drawn_latents(latents, state.previous_latent)
+    drawn = models.drawn_latents(latents, state.previous_latent, moves, state.character.features[-1])
     before = drawn[0] if state.previous_latent is None else state.previous_latent
     both = [before, *drawn]
     frames = empty_pictures(len(drawn), FRAMES, models.height, models.width, 4)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .denoiser import noise
 from .orchestrator.alignment import elapsed_in, monotonic_path
 from .orchestrator.condition import LONGEST, alignment_features
+from .orchestrator.eyes import Eyes, plan_eyes
 from .orchestrator.model import States, TranscriptWindow
 from .orchestrator.units import FIRST_PHONE, PAD
 
@@ -41,6 +43,15 @@ class Plan:
         if state.hold:
             self.minimum[config.window_before] = state.elapsed + 1 + state.hold
         self.states: States | None = None          # the language model's, see ``read``
+        self.moves: torch.Tensor | None = None     # of the eyes, (frames, 3), see ``look``
+
+    def look(self) -> None:
+        """Decide when the eyes blink and where they look, for models that can draw it."""
+        state, style, models = self.state, self.style, self.state.models
+        if models.eyes is not None:
+            random = noise.generator(seed=state.seed, chunk=state.chunk_index, step=0, stream=noise.EYES)
+            moves, self.eyes_after = plan_eyes(Eyes(*state.eyes), models.chunk_frames, style.mode, style.emotion, random)
+            self.moves = torch.from_numpy(moves)
 
     def follow(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """c_v and c_a for the pointer's logits (slots + lookahead, W); keeps the alignment that they come from."""

@@ -104,7 +104,7 @@ class ResidentChain:
             samples = torch.cat([state.audio_rest, samples[0]]).clamp(-1.0, 1.0)
             run.audio_rest = samples[models.chunk_samples:].clone()
         with clock.stage("video_decode"):
-            frames, last = self._decode(state, video)
+            frames, last = self._decode(state, video, None if plan.moves is None else put(plan.moves))
         with clock.stage("context"):
             keys, values = self.graphs.run("context", models.denoiser.chunk_rows, video, audio)
             kept = keys.clone(), values.clone()
@@ -153,22 +153,24 @@ class ResidentChain:
         v, a = self.models.denoiser.velocity(live, video, audio, Style(voice, emotion, mode), c_v, c_a, t)
         return video + v * share, audio + a * share
 
-    def _decode(self, state: Any, video: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(self, state: Any, video: Tensor, moves: Tensor | None) -> tuple[Tensor, Tensor]:
         """Pictures uint8 (frames, H, W, 4), straight alpha, and the last latent as it was drawn."""
         first = state.previous_latent is None
         before = video.new_zeros(0) if first else state.previous_latent
         picture, features = state.character.picture, state.character.features
-        return self.graphs.run(("pictures", first), partial(self._pictures, first), video, before, picture, *features)
+        told = [] if moves is None else [moves]
+        return self.graphs.run(
+            ("pictures", first), partial(self._pictures, first), video, before, picture, *features, *told)
 
-    def _pictures(self, first: bool, video: Tensor, before: Tensor, picture: Tensor,
-                  *features: Tensor) -> tuple[Tensor, Tensor]:
+    def _pictures(self, first: bool, video: Tensor, before: Tensor, picture: Tensor, fine: Tensor, middle: Tensor,
+                  coarse: Tensor, moves: Tensor | None = None) -> tuple[Tensor, Tensor]:
         models = self.models
-        drawn = models.drawn_latents(models.denoiser.unpatchify(video), None if first else before)
+        drawn = models.drawn_latents(models.denoiser.unpatchify(video), None if first else before, moves, coarse)
         latents = torch.cat(drawn)
         previous = torch.cat([drawn[0] if first else before, *drawn[:-1]])
         pieces = []
         for some, ahead in zip(*(x.to(models.picture_dtype).split(LATENTS_AT_ONCE) for x in (latents, previous))):
-            decoded = models.video_decoder(some, ahead, picture, features)
+            decoded = models.video_decoder(some, ahead, picture, (fine, middle, coarse))
             pieces.append(to_straight(decoded.frames.flatten(0, 1)))
         return torch.cat(pieces)[models.denoiser.layout.unseen:], drawn[-1]
 

@@ -19,7 +19,7 @@ def sound_only() -> Iterator[None]:
     """Chunks made inside show the reference picture: the latents are denoised, for sound and picture are one model, and
     not decoded. A picture that drifts would be taken back in a rest, and the sound with it; this one does not."""
 
-    def still(models: Models, state: Any, latents: torch.Tensor, stopped: Any) -> tuple[np.ndarray, torch.Tensor]:
+    def still(models: Models, state: Any, latents: torch.Tensor, moves: Any, stopped: Any) -> tuple[np.ndarray, torch.Tensor]:
         drawn = models.drawn_latents(latents, state.previous_latent)
         return to_straight(state.character.picture).expand(models.chunk_frames, -1, -1, -1).numpy().copy(), drawn[-1]
 

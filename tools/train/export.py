@@ -1,6 +1,6 @@
 """Put trained parts together as a bundle.
 
-    python -m tools.train.export --codec DIR --vocoder DIR --orchestrator DIR --denoiser DIR --scenes DIR \\
+    python -m tools.train.export --codec DIR --vocoder DIR --orchestrator DIR --denoiser DIR --eyes DIR --scenes DIR \\
         --lexicon FILE --letter-to-sound FILE --out python/streamchar_rt/bundles/mini
     python -m tools.train.export --base mini --codec DIR --out DIR    # another codec in it
 
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from streamchar_rt.bundle import WEIGHTS, find_bundle, open_bundle, save_bundle
+from streamchar_rt.codecs.eyes import EyeConfig
 from streamchar_rt.codecs.video import VideoCodecConfig
 from streamchar_rt.codecs.vocoder import VocoderConfig
 from streamchar_rt.denoiser.dit import DiTConfig
@@ -53,6 +54,7 @@ def gather(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     take(args.vocoder, {"": "vocoder."})
     take(args.orchestrator, {"": "orchestrator."})
     take(args.denoiser, {"dit.": "dit.", "condition.": "condition."})
+    take(args.eyes, {"": "eyes."})
     if args.scenes:
         scenes = Scenes.load(args.scenes)
         tensors["latent.mean"], tensors["latent.std"] = torch.from_numpy(scenes.mean), torch.from_numpy(scenes.std)
@@ -94,7 +96,9 @@ def draw_cast(folder: Path) -> tuple[list[dict], dict[str, Path]]:
     return entries, files
 
 
-def manifest(characters: list[dict], steps: int) -> dict:
+def manifest(characters: list[dict], steps: int, names: Iterable[str]) -> dict:
+    """``names``: of the tensors. Bundles that were made before there was a network for the eyes go without."""
+    eyes = {"eyes": EyeConfig().to_dict()} if any(name.startswith("eyes.") for name in names) else {}
     return {
         "name": "mini",
         "stream": {"sample_rate": 16000, "fps": [25, 1], "width": 256, "height": 256, "chunk_frames": 16,
@@ -102,7 +106,7 @@ def manifest(characters: list[dict], steps: int) -> dict:
                    "capabilities": ["words", "visemes", "emotions", "listening", "idle", "rgba"]},
         "model": {"orchestrator": OrchestratorConfig().to_dict(), "condition": ConditionConfig().to_dict(),
                   "dit": DiTConfig().to_dict(), "vocoder": VocoderConfig().to_dict(),
-                  "video_codec": VideoCodecConfig().to_dict(), "steps": steps},
+                  "video_codec": VideoCodecConfig().to_dict(), **eyes, "steps": steps},
         "steps": steps, "voices": list(VOICE_NAMES), "emotions": list(EMOTIONS), "characters": characters,
         "memory": {"session": 16 << 20, "workspace": 256 << 20},
     }
@@ -111,7 +115,7 @@ def manifest(characters: list[dict], steps: int) -> dict:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", help="a bundle, its name or folder, to take from what is not given")
-    for name in ("codec", "vocoder", "orchestrator", "denoiser", "scenes"):
+    for name in ("codec", "vocoder", "orchestrator", "denoiser", "eyes", "scenes"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--lexicon", type=Path)
@@ -119,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--encoder-out", type=Path, help="file of the video encoder")
     parser.add_argument("--steps", type=int, default=4)
     args = parser.parse_args(arguments)
-    for name in ("codec", "vocoder", "orchestrator", "denoiser", "scenes", "lexicon", "letter_to_sound"):
+    for name in ("codec", "vocoder", "orchestrator", "denoiser", "eyes", "scenes", "lexicon", "letter_to_sound"):
         if not args.base and not getattr(args, name):
             parser.error(f"give --{name.replace('_', '-')}, or a --base to take it from")
     args.base = args.base and find_bundle(args.base)
@@ -129,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, given in (("lexicon.bin", args.lexicon), ("letter_to_sound.safetensors", args.letter_to_sound)):
             files[name] = Path(folder) / name
             files[name].write_bytes((given or args.base / name).read_bytes())
-        save_bundle(args.out, manifest(characters, args.steps), tensors, files, int8=INT8)
+        save_bundle(args.out, manifest(characters, args.steps, tensors), tensors, files, int8=INT8)
     save_encoder(encoder, args.out, args.encoder_out or encoder_file(args.out))
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(f"{args.out}: {size / 2 ** 20:.1f} MiB")

@@ -19,6 +19,9 @@ FLOW_SHARE = 4                         # one frame in so many has its true flow:
 FLOW_MARGIN = 3                        # cells about the drawing that are to move with its edge
 _LOW = np.array([POSE_RANGES[f][0] for f in POSE_FIELDS], np.float32)
 _HIGH = np.array([POSE_RANGES[f][1] for f in POSE_FIELDS], np.float32)
+BLINK, GAZE = [COLUMN["blink_l"], COLUMN["blink_r"]], [COLUMN["gaze_x"], COLUMN["gaze_y"]]
+EYES = [BLINK[0], *GAZE]               # what the eyes are told to do: both blink alike
+_BLINKS = (np.array([0.42, 1.0, 0.6, 0.14], np.float32), np.array([0.8, 1.0, 0.36], np.float32))    # the studio's
 _RIGID = list(range(MotionCode.RIGID))
 _FAST = [COLUMN[n] for n in ("mouth_open", "mouth_wide", "mouth_round", "teeth", "tongue", "blink_l", "blink_r", "gaze_x", "gaze_y")]
 
@@ -98,6 +101,35 @@ def spread(flow: np.ndarray, known: np.ndarray, empty: np.ndarray, cells: int) -
     return flow, known
 
 
+def busy_eyes(rng: np.random.Generator, track: np.ndarray) -> np.ndarray:
+    """``track`` (T, P) with eyes that do more than they use to: blinks and glances that begin anywhere in it."""
+    out, frames = track.copy(), len(track)
+    out[:, BLINK[1]] = out[:, BLINK[0]]
+    if rng.random() < 0.7:
+        shape = _BLINKS[int(rng.integers(len(_BLINKS)))]
+        at = int(rng.integers(1 - len(shape), frames))
+        closed = np.zeros(frames + 2 * len(shape), np.float32)
+        closed[at + len(shape): at + 2 * len(shape)] = shape
+        out[:, BLINK] = np.maximum(out[:, BLINK], closed[len(shape): len(shape) + frames, None])
+    if rng.random() < 0.5:
+        begin = int(rng.integers(frames)) if rng.random() < 0.4 else 0
+        out[begin:, GAZE] += rng.normal(0, (0.4, 0.2)).astype(np.float32)
+    return clamp(out)
+
+
+def forgotten_eyes(rng: np.random.Generator, track: np.ndarray) -> np.ndarray:
+    """``track`` (T, P) with the eyes of a denoiser that nothing tells them: open and ahead, or some mean of what they may
+    do, each eye for itself."""
+    out, frames = track.copy(), len(track)
+    out[:, [*BLINK, *GAZE]] = 0
+    if rng.random() < 0.4:
+        out[:, GAZE] = rng.normal(0, 0.12, 2)
+    if rng.random() < 0.4:
+        for eye in BLINK:
+            out[:, eye] = rng.uniform(0, 0.7) * np.interp(np.arange(frames), np.linspace(0, frames - 1, 3), rng.random(3))
+    return clamp(out)
+
+
 def clip(seed: int, track: np.ndarray, seen: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """``frames`` uint8 (T, H, W, 4) premultiplied, ``reference`` the rest pose (H, W, 4), ``weight`` float16
     (T, H, W), ``pose`` float32 (T, P), ``flow`` float16 (T, 2, H / 4, W / 4) to the reference in pixels, and ``known``
@@ -123,24 +155,25 @@ class Clips(IterableDataset):
     """Endless random clips; every worker draws its own.
 
     ``performed``: share of clips from performances, the rest are random poses. ``displaced``: share of clips with
-    another movement in what the encoder sees.
+    another movement in what the encoder sees. ``eyes``: share whose eyes are busy.
     """
 
-    def __init__(self, frames: int, seed: int, performed: float, displaced: float):
-        self.frames, self.seed, self.performed, self.displaced = frames, seed, performed, displaced
+    def __init__(self, frames: int, seed: int, performed: float, displaced: float, eyes: float):
+        self.frames, self.seed, self.performed, self.displaced, self.eyes = frames, seed, performed, displaced, eyes
 
     def __iter__(self):
         info = get_worker_info()
         rng = np.random.default_rng((self.seed, info.id if info else 0))
         while True:
             track = (performed_track if rng.random() < self.performed else random_track)(rng, self.frames)
+            track = busy_eyes(rng, track) if rng.random() < self.eyes else track
             seen = displaced(rng, track) if rng.random() < self.displaced else track
             yield clip(int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31)), track, seen)
 
 
-def loader(frames: int, batch: int, seed: int, performed: float = 0.0, displaced: float = 0.0,
+def loader(frames: int, batch: int, seed: int, performed: float = 0.0, displaced: float = 0.0, eyes: float = 0.0,
            workers: int = 1) -> DataLoader:
-    return DataLoader(Clips(frames, seed, performed, displaced), batch_size=batch, num_workers=workers,
+    return DataLoader(Clips(frames, seed, performed, displaced, eyes), batch_size=batch, num_workers=workers,
                       prefetch_factor=3, multiprocessing_context="spawn")
 
 
