@@ -18,9 +18,9 @@ from .codecs.vocoder import VocoderState
 from .denoiser import noise as random
 from .denoiser.context import MOTION, SINK
 from .denoiser.dit import Style as StyleTensors
+from .large_memory import empty
 from .model_state import StreamState
 from .models import CharacterFeatures, Models, Style, encode_character
-from .picture_memory import empty_pictures
 from .planner import Plan, align, read
 
 __all__ = ["CharacterFeatures", "Models", "RawChunk", "StreamState", "Style", "encode_character", "generate_chunk",
@@ -191,7 +191,7 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
     drawn = models.drawn_latents(latents, state.previous_latent)
     before = drawn[0] if state.previous_latent is None else state.previous_latent
     both = [before, *drawn]
-    frames = empty_pictures(len(drawn), FRAMES, models.height, models.width, 4)
+    frames = empty(len(drawn), FRAMES, models.height, models.width, 4)
 
     def go_on() -> None:
         if stopped():
