@@ -163,9 +163,9 @@ def _advance(models: Models, run: _Run, timings: dict[str, float]) -> RawChunk:
     state.vocoder, state.audio_rest = run.vocoder, run.audio_rest
     state.history = torch.cat([state.history, run.mel[0]])[-len(state.history):]
     state.past = plan.half_frames[slots: slots + len(state.past)]
-    state.elapsed, state.hold = int(elapsed[-1]), 0
+    state.elapsed = int(elapsed[-1])
     state.previous_latent = run.last_latent
-    state.pointer = plan.first + int(path[-1])
+    state.come_to(plan.first + int(path[-1]), int((path == path[-1]).sum()))
     state.units.forget_before(state.pointer - 2 * models.orchestrator.config.window_before)
     state.chunk_index += 1
     return RawChunk(run.samples, run.frames, plan.first + path, elapsed, plan.confidence, dict(timings),
