@@ -87,8 +87,12 @@ def generate_chunks(models: Models, states: Sequence[StreamState], styles: Seque
     lanes = min(models.lanes.count, len(runs))
     if lanes == 1:
         return _generate(models, runs, steps)
-    with ops.threads(1):                               # the cores are busy with a lane each
-        done = models.lanes.map(lambda i: _generate(models, runs[i::lanes], steps), range(lanes))
+
+    def lane(i: int) -> list[RawChunk | None]:
+        with ops.threads(1):                           # the cores are busy with a lane each
+            return _generate(models, runs[i::lanes], steps)
+
+    done = models.lanes.map(lane, range(lanes))
     return [done[i % lanes][i // lanes] for i in range(len(runs))]
 
 
@@ -200,14 +204,15 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor,
     def decode(i: int) -> bool:
         try:
             go_on()
-            models.draw(both[i], both[i - 1], state.character, go_on, out=frames[i - 1])
+            with ops.threads(1) if alone else nullcontext():
+                models.draw(both[i], both[i - 1], state.character, go_on, out=frames[i - 1])
             return True
         except _Stopped:
             return False
 
     # Where each core has a lane, kernels have no use for threads of their own.
-    with ops.threads(1) if models.packed_decoder is not None and models.lanes.count > 1 else nullcontext():
-        done = models.lanes.map(decode, range(1, len(both)))
+    alone = models.packed_decoder is not None and models.lanes.count > 1
+    done = models.lanes.map(decode, range(1, len(both)))
     if not all(done):
         return None, drawn[-1]
     return frames.flatten(0, 1)[models.denoiser.layout.unseen:].numpy(), drawn[-1]
