@@ -146,10 +146,10 @@ def generate_chunk(models, state: State, style: Style, *, steps: int, should_sto
     )  # fmt: skip
 
 
-def generate_chunks(models, states, styles, *, steps: int, should_stop) -> list[RawChunk | None]:
+def generate_chunks(models, states, styles, *, steps: int, should_stop, finish=lambda i, raw: raw) -> list:
     return [
-        generate_chunk(models, state, style, steps=steps, should_stop=stop)
-        for state, style, stop in zip(states, styles, should_stop, strict=True)
+        finish(i, generate_chunk(models, state, style, steps=steps, should_stop=stop))
+        for i, (state, style, stop) in enumerate(zip(states, styles, should_stop, strict=True))
     ]
 
 

@@ -71,26 +71,29 @@ def generate_chunk(models: Models, state: StreamState, style: Style, *, steps: i
 
 @torch.inference_mode()
 def generate_chunks(models: Models, states: Sequence[StreamState], styles: Sequence[Style], *, steps: int | None = None,
-                    should_stop: Sequence[Callable[[], bool] | None] | None = None) -> list[RawChunk | None]:
+                    should_stop: Sequence[Callable[[], bool] | None] | None = None,
+                    finish: Callable[[int, RawChunk | None], Any] = lambda i, raw: raw) -> list[Any]:
     """Generate the next chunk of several streams together and advance their states.
 
     Each of the models' lanes takes a share of the streams; a stream alone has them all for its pictures. A stream's
     ``should_stop`` is asked, by any lane, before every denoising step and several times in a latent's decoding; if it
-    says so, that stream's result is None and its state is as it was. Deterministic: a result depends on its state,
+    says so, that stream's chunk is None and its state is as it was. ``finish`` makes stream i's result of its chunk,
+    in whatever lane that was made. Deterministic: a result depends on its state,
     its style and the number of steps only, not on the company (see ``batching``) nor on the lanes. Timings are of the
     share.
     """
     steps = steps or models.default_steps
     runs = [_Run(models, *one) for one in zip(states, styles, should_stop or [None] * len(states), strict=True)]
     if models.chain is not None:
-        return [_generate_resident(models, run, steps) for run in runs]
+        return [finish(i, _generate_resident(models, run, steps)) for i, run in enumerate(runs)]
     lanes = min(models.lanes.count, len(runs))
     if lanes == 1:
-        return _generate(models, runs, steps)
+        return [finish(i, raw) for i, raw in enumerate(_generate(models, runs, steps))]
 
-    def lane(i: int) -> list[RawChunk | None]:
+    def lane(first: int) -> list[Any]:
+        some = range(first, len(runs), lanes)
         with ops.threads(1):                           # the cores are busy with a lane each
-            return _generate(models, runs[i::lanes], steps)
+            return [finish(i, raw) for i, raw in zip(some, _generate(models, runs[first::lanes], steps))]
 
     done = models.lanes.map(lane, range(lanes))
     return [done[i % lanes][i // lanes] for i in range(len(runs))]
