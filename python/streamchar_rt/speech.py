@@ -28,6 +28,7 @@ LOOKAHEAD = 24  # units ahead of the pointer that let speech flow; with fewer, a
 _APPENDED = 64  # units kept ahead in the stream; the rest waits here, where it is cheap
 _PIECE = 256  # characters read at a time, so that no chunk waits for a long text
 _PATIENCE = 1  # chunks that a character at rest waits for an unfinished text to go on
+_LONGEST_COMMA = 12  # half-frames: in longer ones the model makes up sounds
 _USUAL_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, of the tag [pause]
 _OF_THE_SESSION = frozenset({"_make_transcript", "_limit", "_warn", "_is_known_cue", "_shared", "_lock"})
 
@@ -462,16 +463,20 @@ class Speech:
     ) -> bool:
         """Appends a pause; whether units may follow at once.
 
-        A short one, with words behind it, is a comma that is held for its time. The others are an END, which the model
-        knows as the last unit in sight only: units follow when the pause is nearly over. Short is less than two chunks:
-        when an END at the end of a chunk began is told a chunk late.
+        A short one, with words behind it, is commas that are held for its time, none longer than commas are. The others
+        are an END, which the model knows as the last unit in sight only: units follow when the pause is nearly over.
+        Short is less than two chunks: when an END at the end of a chunk began is told a chunk late.
         """
-        place, half_frames = self._last_place, -(-round(seconds * sample_rate) // planned.step)
-        held = state.holds.get(place, 0)  # by a pause just before
-        if turn.units_ready and held + half_frames < 2 * len(planned):
-            if not (self._units[place].unit == END or is_pause(self._units[place].unit)):
-                place = self._append_unit(_Token(PAUSE_SHORT, 0, False, None, 0, 0), turn.id, state)
-            state.holds[place] = state.holds.get(place, 0) + half_frames
+        half_frames = -(-round(seconds * sample_rate) // planned.step)
+        at_end = self._units[self._last_place].unit == END
+        if turn.units_ready and half_frames < 2 * len(planned):
+            while half_frames > 0:
+                piece = half_frames if at_end else min(half_frames, _LONGEST_COMMA)
+                place = self._last_place
+                if not at_end and (place in state.holds or not is_pause(self._units[place].unit)):
+                    place = self._append_unit(_Token(PAUSE_SHORT, 0, False, None, 0, 0), turn.id, state)
+                state.holds[place] = state.holds.get(place, 0) + piece
+                half_frames -= piece
             return True
         place = self._append_end(state, turn.id)
         held = state.holds.pop(place, 0) * planned.step / sample_rate
