@@ -25,13 +25,13 @@ def with_holds(path: Tensor, first: int, hold: Tensor) -> Tensor:
     """The path with units held as long as they are to be.
 
     Args:
-        path: int64 (T,), the units of a chunk's half-frames: never decreasing, never skipping a unit.
+        path: int64 (T,), the units of half-frames: never decreasing, never skipping a unit.
         first: the unit of the half-frame before the chunk.
-        hold: int64 (W,) half-frames of the chunk that belong to a unit; ``NOT_HELD``: as many as in ``path``. A unit
-            that the path does not leave keeps what it has: nobody knows what comes after it.
+        hold: int64 (W,) half-frames that are to belong to a unit; ``NOT_HELD``: as many as in ``path``. A unit that the
+            path does not leave keeps what it has: nobody knows what comes after it.
 
     Returns:
-        int64 (T,). Where a unit is held for less time than the path has for it, the path's last unit goes on at the end.
+        int64 (T,). Where units are held for less time than the path has for them, its last unit goes on at the end.
     """
     time, unit = torch.arange(len(path), device=path.device), torch.arange(len(hold), device=path.device)
     length = (path[:, None] == unit).sum(0)

@@ -468,21 +468,24 @@ class Speech:
         Short is less than two chunks: when an END at the end of a chunk began is told a chunk late.
         """
         half_frames = -(-round(seconds * sample_rate) // planned.step)
-        at_end = self._units[self._last_place].unit == END
         if turn.units_ready and half_frames < 2 * len(planned):
-            while half_frames > 0:
-                piece = half_frames if at_end else min(half_frames, _LONGEST_COMMA)
-                place = self._last_place
-                if not at_end and (place in state.holds or not is_pause(self._units[place].unit)):
-                    place = self._append_unit(_Token(PAUSE_SHORT, 0, False, None, 0, 0), turn.id, state)
-                state.holds[place] = state.holds.get(place, 0) + piece
-                half_frames -= piece
+            self._append_short_pause(turn, half_frames, state)
             return True
         place = self._append_end(state, turn.id)
         held = state.holds.pop(place, 0) * planned.step / sample_rate
         self._pause = (place, held + seconds)
         self._pause_since = planned.start if place <= state.pointer else None
         return self._leave_pause(state, planned, sample_rate)
+
+    def _append_short_pause(self, turn: _Turn, half_frames: int, state: UnitStream) -> None:
+        place = self._last_place
+        if self._units[place].unit == END:  # speech stands there
+            state.holds[place] = state.holds.get(place, 0) + half_frames
+            return
+        for begin in range(0, half_frames, _LONGEST_COMMA):
+            if place in state.holds or not is_pause(self._units[place].unit):
+                place = self._append_unit(_Token(PAUSE_SHORT, 0, False, None, 0, 0), turn.id, state)
+            state.holds[place] = min(_LONGEST_COMMA, half_frames - begin)
 
     def _append_unit(self, token: _Token, turn_id: int, state: UnitStream) -> int:
         (place,) = state.append_units([(token.unit, token.stress, token.word_start)])
