@@ -48,7 +48,7 @@ class State:
         self.chunk_index = 0
         self.pointer = 0
         self.spent = 1000
-        self.hold = 0
+        self.holds: dict[int, int] = {}
         self.rows = [(END, 0, False)]  # by place
         self.styles: list[Style] = []
         self.anchors = 0
@@ -67,9 +67,11 @@ class State:
     def drop_after(self, place: int) -> None:
         assert place >= self.pointer
         del self.rows[place + 1 :]
+        self.holds = {held: left for held, left in self.holds.items() if held <= place}
 
     def cut(self) -> int:
         self.drop_after(self.pointer)
+        self.holds.clear()
         if self.rows[-1][0] != END:
             (self.pointer,) = self.append_units([(END, 0, False)])
             self.spent = 1000
@@ -118,12 +120,16 @@ def generate_chunk(models, state: State, style: Style, *, steps: int, should_sto
     places, elapsed = [], []
     ahead = [unit for unit, _, _ in state.rows[state.pointer + 1 :]]
     assert END in ahead or len(ahead) >= 24 or state.rows[state.pointer][0] == END, "neither look-ahead nor END"
-    for i in range(HALF_FRAMES):
+    for _ in range(HALF_FRAMES):
         unit = state.rows[state.pointer][0]
         length = 1 if unit == END else PAUSE_LENGTH if is_pause(unit) else PHONE_LENGTH
-        if state.spent >= length and state.pending and i >= state.hold:
+        left = state.holds.get(state.pointer)
+        if state.pending and (state.spent >= length if left is None else left == 0):
+            state.holds.pop(state.pointer, None)
             state.pointer += 1
             state.spent = 0
+        if state.holds.get(state.pointer):
+            state.holds[state.pointer] -= 1
         places.append(state.pointer)
         elapsed.append(state.spent)
         state.spent += 1
@@ -140,10 +146,10 @@ def generate_chunk(models, state: State, style: Style, *, steps: int, should_sto
     )  # fmt: skip
 
 
-def generate_chunks(models, states, styles, *, steps: int, should_stop) -> list[RawChunk | None]:
+def generate_chunks(models, states, styles, *, steps: int, should_stop, finish=lambda i, raw: raw) -> list:
     return [
-        generate_chunk(models, state, style, steps=steps, should_stop=stop)
-        for state, style, stop in zip(states, styles, should_stop, strict=True)
+        finish(i, generate_chunk(models, state, style, steps=steps, should_stop=stop))
+        for i, (state, style, stop) in enumerate(zip(states, styles, should_stop, strict=True))
     ]
 
 

@@ -104,7 +104,7 @@ def test_without_a_pointer_the_model_says_where_it_is(rng):
     units = _Units()
     turn = [(int(k), 0, 0) for k in rng.integers(FIRST_PHONE, NUM_UNITS, 12)] + [(END, 0, 0)]
     units.rows += turn
-    state = SimpleNamespace(models=models, units=units, pointer=0, elapsed=LONGEST, hold=0, past=np.zeros((8, 4), np.int64))
+    state = SimpleNamespace(models=models, units=units, pointer=0, elapsed=LONGEST, holds={}, past=np.zeros((8, 4), np.int64))
 
     def chunk(begin: int, end: int) -> WholeTextPlan:
         """Told that the chunk says places ``begin`` to ``end``; then the stream moves on as the run time does."""

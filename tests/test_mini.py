@@ -81,6 +81,22 @@ def test_a_word_alone_among_pauses_is_heard(engine, rng):
         assert loudness > 0.03, f"{word}: {loudness:.4f} (seed {seed})"
 
 
+def test_pauses_last_as_long_as_they_are_told(engine, rng):
+    seed, told = int(rng.integers(1 << 30)), rng.uniform(0.05, 1.0, 4)
+    with engine.session(engine.characters()[int(rng.integers(8))], seed=seed) as session:
+        session.say("This is one" + " ".join(f" [pause {seconds}] and here is another one" for seconds in told))
+        chunks = list(session.turn())
+    shapes = [viseme for chunk in chunks for viseme in chunk.visemes]
+    begins = [word.begin_pts for chunk in chunks for word in chunk.words if word.text == "and"]
+    for begin, seconds in zip(begins, told, strict=True):
+        pause = 0                                          # silent mouth right before the word
+        for viseme in reversed([viseme for viseme in shapes if viseme.end_pts <= begin]):
+            if viseme.id != shapes[0].id:
+                break
+            pause += viseme.end_pts - viseme.begin_pts
+        assert 0 <= pause - 16000 * seconds < 320, (seed, told, seconds)
+
+
 def test_int8_denoises_as_float32_does(monkeypatch, rng):
     """From the same state and noise: latents within 2 % of those of float32, chunk by chunk."""
     latents = {"fp32": [], "int8": []}

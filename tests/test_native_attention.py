@@ -1,6 +1,7 @@
 """segment_attention and kv_append against float64."""
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -321,6 +322,49 @@ def test_bytes_do_not_depend_on_threads(linear_isa, dtype):
     finally:
         ops.set_num_threads(before)
     assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+
+
+def test_a_limit_is_the_calling_thread_s_alone(linear_isa):
+    """Threads with limits of their own side by side: the pool keeps its size, and every byte is the same."""
+    generator = fresh_generator()
+    layer = ops.PackedLinear(torch.randn(256, 192, generator=generator), storage="int8")
+    x = torch.randn(300, 192, generator=generator)
+    before = native.threads()
+    tasks = lambda: set(os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else ())
+    try:
+        ops.set_num_threads(1)
+        others = tasks()
+        ops.set_num_threads(4)
+        workers, wanted = tasks() - others, layer(x)
+        barrier, wrong = threading.Barrier(5), []
+
+        def work(limit: int | None) -> None:
+            barrier.wait()
+            for _ in range(50):
+                with ops.threads(limit) if limit else contextlib.nullcontext():
+                    if not torch.equal(layer(x), wanted) or native.threads() != 4:
+                        wrong.append(limit)
+            if native.limit_calling_thread(0) != 0:
+                wrong.append("left behind")
+
+        others = [threading.Thread(target=work, args=(limit,)) for limit in (None, 1, 2, 3, 9)]
+        for other in others:
+            other.start()
+        for other in others:
+            other.join()
+        assert not wrong
+        for limit in (1, 2, 7):
+            with ops.threads(limit):
+                with ops.threads(1):
+                    assert native.limit_calling_thread(1) == 1
+                assert native.limit_calling_thread(limit) == limit and torch.equal(layer(x), wanted)
+        with pytest.raises(ZeroDivisionError), ops.threads(2):
+            1 / 0
+        assert native.limit_calling_thread(0) == 0 and workers <= tasks()  # none was ended
+    finally:
+        ops.set_num_threads(before)
+    with pytest.raises(ConfigError), ops.threads(0):
+        pass
 
 
 def test_many_python_threads_at_once():

@@ -192,7 +192,7 @@ def test_the_paced_pointer_keeps_its_pace(rng):
     units = _Units()
     kinds = [*rng.integers(FIRST_PHONE, NUM_UNITS, 6), PAUSE_SHORT, *rng.integers(FIRST_PHONE, NUM_UNITS, 9), END]
     units.rows += [(int(kind), 0, 0) for kind in kinds]
-    state = SimpleNamespace(models=models, units=units, pointer=0, elapsed=LONGEST, hold=0, past=np.zeros((8, 4), np.int64))
+    state = SimpleNamespace(models=models, units=units, pointer=0, elapsed=LONGEST, holds={}, past=np.zeros((8, 4), np.int64))
     places = []
     for _ in range(4):
         plan = PacedPlan(state, SimpleNamespace(voice=0))

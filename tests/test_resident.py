@@ -190,10 +190,14 @@ def test_mini_resident_is_mini_on_the_host():
     """The same weights both ways, float32: the same units at the same times, sound and pictures up to rounding."""
     bundle = open_bundle("mini")
     tensors, made = bundle.tensors(), []
+    held = {2: 9, 5: 4}                                # places, and for how many half-frames
     for placement in (None, CPU):
         models = Models.from_parts(bundle.manifest, tensors, placement=placement)
         state = stream(models, np.random.default_rng(8), seed=3, count=30)
+        state.holds = dict(held)
         made.append([generate_chunk(models, state, Style(0, 1, 2), steps=steps) for steps in (1, 2)])
+    for place, half_frames in held.items():
+        assert sum((chunk.places == place).sum() for chunk in made[0]) == half_frames
     for host, device in zip(*made):
         assert (host.places == device.places).all() and (host.elapsed == device.elapsed).all()
         assert abs(host.confidence - device.confidence) < 1e-3

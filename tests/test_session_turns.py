@@ -198,10 +198,37 @@ def test_pause_tag_is_heard(engine, rng):
             one, two = words_of(session.turn())
             return two.begin_pts - one.begin_pts
 
-    assert gap("one [pause 0] two") == gap("one two")
-    for seconds in (0.7, 2.0, *rng.uniform(0.7, 5.0, 6)):  # shorter ones end with the chunk, at the earliest
-        heard = gap(f"one [pause {seconds}] two") - gap("one two")
-        assert 0 <= heard - round(16000 * seconds) <= 2 * 320
+    plain = gap("one two")
+    assert gap("one [pause 0] two") == plain
+    for seconds in (0.01, 0.62, 0.64, 2.0, *rng.uniform(0.02, 0.7, 12), *rng.uniform(0.7, 5.0, 6)):
+        exact = STEP * -(-round(16000 * seconds) // STEP)
+        assert gap(f"one [pause {seconds}] two") - plain == exact, seconds
+        assert gap(f"one [pause {seconds}][happy] two") - plain == exact, seconds
+    for some in (0.1, 0.2, 0.3), (0.5, 0.5), (0.3, 2.0), (2.0, 0.3), (1.0, 1.0):  # pauses one after another are one
+        assert gap("one" + "".join(f" [pause {seconds}]" for seconds in some) + " two") - plain == round(16000 * sum(some)), some
+
+
+def test_every_pause_of_a_text_is_exact(engine, rng):
+    for _ in range(10):
+        seconds = rng.uniform(0.02, 1.5, 8)
+        text = " ".join(f"one [pause {s}]" for s in seconds) + " two"
+        with engine.session("dot") as session:
+            for piece in text.partition(str(rng.choice(["]", "w", " t"]))):  # the rest comes while there is time
+                session.push_text(piece)
+            session.end_turn()
+            begins = [word.begin_pts for word in words_of(session.turn())]
+        spoken = STEP * 3 * PHONE_LENGTH
+        assert [b - a - spoken for a, b in zip(begins, begins[1:])] == [STEP * -(-round(16000 * s) // STEP) for s in seconds]
+
+
+def test_a_cut_ends_a_pause(engine, rng):
+    with engine.session("dot") as session:
+        session.say("one [pause 0.6] two")
+        session.step()
+        session.interrupt()
+        session.say("two")
+        assert words_of(session.turn())[0].begin_pts - session._live.stream.pts % CHUNK < 3 * CHUNK
+        assert not session._live.stream.state.holds
 
 
 def test_cues_come_back_with_their_time_and_show(session):

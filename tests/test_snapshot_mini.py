@@ -16,7 +16,7 @@ def test_the_shipped_model_goes_on_byte_for_byte(kernels, rng):
     with Engine.load("mini", max_sessions=2, kernels=kernels) as engine:
         name, before = engine.characters()[int(rng.integers(8))], int(rng.integers(0, 4))
         with engine.session(name, seed=int(rng.integers(1 << 30)), steps=2) as session:
-            perform(session, [("push_text", "Good morning, my fr"), ("step", before), ("listen",)])
+            perform(session, [("push_text", "Good [pause 0.5] morning, [pause 0.2] my fr"), ("step", before), ("listen",)])
             data = session.snapshot().to_bytes()
             after = [("push_text", "iend. [happy] One two"), ("step", 2), ("end_turn",), ("step", 2)]
             truth = content(perform(session, after))

@@ -33,6 +33,7 @@ void bind_machine(py::module_& module) {
         ThreadPool::global().resize(threads);
       },
       py::call_guard<py::gil_scoped_release>());
+  module.def("limit_calling_thread", &ThreadPool::limit_calling_thread);
 }
 
 }  // namespace streamchar::bindings

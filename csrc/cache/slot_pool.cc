@@ -4,19 +4,47 @@
 #include <cstring>
 #include <new>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#endif
+
 namespace streamchar {
 namespace {
 
 constexpr std::size_t kAlignment = 256;
 
+// Blocks from kLarge bytes on come from the system and go back there: between malloc's small blocks they would leave
+// holes in a process that opens and closes sessions for hours.
+#if defined(__unix__) || defined(__APPLE__)
+constexpr std::size_t kLarge = std::size_t{1} << 20;
+
+void* map_pages(std::size_t bytes) {
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return data == MAP_FAILED ? nullptr : data;
+}
+
+void unmap_pages(void* data, std::size_t bytes) { munmap(data, bytes); }
+#else
+constexpr std::size_t kLarge = SIZE_MAX;
+
+void* map_pages(std::size_t) { return nullptr; }
+void unmap_pages(void*, std::size_t) {}
+#endif
+
 void* allocate_host(std::size_t bytes) {
   const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  void* data = std::aligned_alloc(kAlignment, rounded);
-  if (data) std::memset(data, 0, rounded);
+  void* data = bytes < kLarge ? std::aligned_alloc(kAlignment, rounded) : map_pages(bytes);
+  if (data) std::memset(data, 0, bytes);  // mapped pages, too: they are there before the first chunk
   return data;
 }
 
-void release_host(void* data, std::size_t) { std::free(data); }
+void release_host(void* data, std::size_t bytes) {
+  if (bytes < kLarge) {
+    std::free(data);
+  } else {
+    unmap_pages(data, bytes);
+  }
+}
 
 }  // namespace
 

@@ -38,7 +38,8 @@ void packed_linear_cpu(const PackedLinear& linear, const LinearCall& call) {
   // Outputs are divided only where rows do not give every thread a few items, and items stay worth a thread's while.
   constexpr int64_t kItemProducts = 1 << 19;
   const int64_t products = int64_t{weights.tiles} * kTileOutputs * weights.inputs * std::min(call.rows, block_rows);
-  const int wanted = pool.threads() > 1 ? divide_up(3 * pool.threads(), std::max(1, row_blocks)) : 1;
+  const int threads = pool.available();
+  const int wanted = threads > 1 ? divide_up(3 * threads, std::max(1, row_blocks)) : 1;
   const int64_t chunks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, products / kItemProducts));
   const int chunk_tiles = divide_up(weights.tiles, chunks * kLinearTiles) * kLinearTiles;
   const int tile_chunks = divide_up(weights.tiles, chunk_tiles);

@@ -1,10 +1,12 @@
 #include "kernels/thread_pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__linux__)
@@ -61,6 +63,8 @@ int default_threads() {
   return usable_cpus();
 }
 
+thread_local int thread_limit = 0;
+
 std::atomic<ThreadPool*> global_pool{nullptr};
 std::mutex global_mutex;
 
@@ -83,6 +87,7 @@ struct ThreadPool::State {
   std::atomic<uint64_t> ticket{0};
   std::atomic<uint32_t> run_number{0};  // what sleeping workers wait on
   std::atomic<uint32_t> done{0};
+  std::atomic<int> wanted{0};  // workers that the run may have: the first ones
   ItemFunction function = nullptr;
   const void* context = nullptr;
   std::atomic<bool> stop{false};
@@ -105,21 +110,21 @@ struct ThreadPool::State {
   }
 
   // `last` is the run number when the worker was made: one that starts late must still see every change.
-  void work(uint32_t last) {
+  void work(int worker, uint32_t last) {
     for (;;) {
       const auto changed = [&] { return run_number.load(std::memory_order_acquire) != last; };
       if (!spin_until(changed)) run_number.wait(last, std::memory_order_acquire);
       // In this order: whoever has seen the number that join() raised sees `stop` as well, and cannot wait for another.
       last = run_number.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_acquire)) return;
-      take_items(last);
+      if (worker < wanted.load(std::memory_order_relaxed)) take_items(last);
     }
   }
 
   void start(int count) {
     stop.store(false);
     const uint32_t last = run_number.load();
-    for (int i = 1; i < count; ++i) workers.emplace_back([this, last] { work(last); });
+    for (int i = 1; i < count; ++i) workers.emplace_back([this, i, last] { work(i - 1, last); });
     threads.store(count);
   }
 
@@ -154,11 +159,16 @@ void ThreadPool::resize(int threads) {
 
 int ThreadPool::threads() const { return state_->threads.load(); }
 
+int ThreadPool::limit_calling_thread(int threads) { return std::exchange(thread_limit, threads); }
+
+int ThreadPool::available() const { return thread_limit > 0 ? std::min(thread_limit, threads()) : threads(); }
+
 void ThreadPool::run_items(int items, ItemFunction function, const void* context) {
   if (items <= 0) return;
   State& state = *state_;
   std::unique_lock lock(state.busy, std::defer_lock);
-  if (items == 1 || state.threads.load() == 1 || !lock.try_lock()) {
+  const int threads = available();
+  if (items == 1 || threads == 1 || !lock.try_lock()) {
     for (int item = items - 1; item >= 0; --item) function(context, item);
     return;
   }
@@ -166,6 +176,7 @@ void ThreadPool::run_items(int items, ItemFunction function, const void* context
   state.function = function;
   state.context = context;
   state.done.store(0, std::memory_order_relaxed);
+  state.wanted.store(threads - 1, std::memory_order_relaxed);
   state.ticket.store(uint64_t{number} << 32 | static_cast<uint32_t>(items), std::memory_order_release);
   state.run_number.store(number);  // not to be passed by the look at who waits
   state.run_number.notify_all();

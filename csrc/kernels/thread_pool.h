@@ -27,6 +27,13 @@ class ThreadPool {
   void resize(int threads);
   int threads() const;
 
+  // The most threads, itself included, that runs of the calling thread take from any pool; 0: as many as there are.
+  // Returns what it was. Nothing is started or joined, and other threads' runs are as before.
+  static int limit_calling_thread(int threads);
+
+  // Threads that a run of the calling thread may have.
+  int available() const;
+
   // Calls body(item) once for every item in [0, items), in any order and on any thread, and returns when all
   // are done. `body` must not throw. Any thread may call; a call made while another one has the pool (also
   // from inside a body) does all its items itself.

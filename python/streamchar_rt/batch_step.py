@@ -48,8 +48,7 @@ def step_ready(engine: Engine, sessions: Iterable[Session]) -> list[tuple[Sessio
                 break
         for steps in sorted({member.job.steps for member in members}):
             company = [member for member in members if member.job.steps == steps]
-            for member, raw in zip(company, _generate(engine, company, steps)):
-                ready = member.producer.finish(member.job, raw, hand_out=True)
+            for member, ready in zip(company, _generate(engine, company, steps)):
                 if ready is None:
                     member.producer.give_up(member.job)  # who interrupted it need not wait for the next company
                 chunk = member.deliver(ready, [])
@@ -68,17 +67,22 @@ def _join(session: Session) -> _Member | None:
         return None if job is None else _Member(session, job, deliver, stack.pop_all())
 
 
-def _generate(engine: Engine, company: list[_Member], steps: int) -> list[Any]:
-    """The raw chunk of each; None where there is none."""
-    raws: dict[int, Any] = {}
+def _generate(engine: Engine, company: list[_Member], steps: int) -> list[Ready | None]:
+    """The chunk of each; None where there is none. One is finished while others are still being made."""
+    done: dict[int, Ready | None] = {}
+
+    def finish(member: _Member, raw: Any) -> Ready | None:
+        return member.producer.finish(member.job, raw, hand_out=True)
+
     with engine.computing():
         active = [member for member in company if member.producer.start(member.job)]
         for member in [m for m in active if not m.job.generates]:
-            raws[id(member)] = member.producer.held(member.job)
+            done[id(member)] = finish(member, member.producer.held(member.job))
         active = [member for member in active if member.job.generates]
         made = engine.generate_together(
             [member.job.stream.state for member in active], [member.job.style for member in active], steps,
             [member.producer.stopper(member.job, alone=len(active) == 1) for member in active],
+            lambda i, raw: finish(active[i], raw),
         ) if active else []  # fmt: skip
-        raws.update((id(member), raw) for member, raw in zip(active, made))
-    return [raws.get(id(member)) for member in company]
+        done.update((id(member), ready) for member, ready in zip(active, made))
+    return [done.get(id(member)) for member in company]

@@ -362,10 +362,13 @@ class Engine:
         styles: Sequence[tuple[int, int, int]],
         steps: int,
         should_stop: Sequence[Callable[[], bool]],
+        finish: Callable[[int, Any], Any] = lambda i, raw: raw,
     ) -> list[Any]:
-        """``generate`` for several streams."""
+        """What ``finish`` makes of each stream's number and ``generate``, in any thread and several at a time."""
         styles = [self.pipeline.Style(*style) for style in styles]
-        return self.pipeline.generate_chunks(self.models, states, styles, steps=steps, should_stop=should_stop)
+        return self.pipeline.generate_chunks(
+            self.models, states, styles, steps=steps, should_stop=should_stop, finish=finish
+        )
 
     def forget(self, session: Session) -> None:
         with self._listing:

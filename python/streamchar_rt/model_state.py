@@ -17,7 +17,8 @@ from .orchestrator.eyes import Eyes
 from .orchestrator.units import END, PAD
 
 #: What of a state is plain values, arrays and tensors.
-_VALUES = ("seed", "chunk_index", "pointer", "elapsed", "eyes", "history", "past", "previous_latent", "audio_rest")
+_VALUES = ("seed", "chunk_index", "pointer", "elapsed", "holds", "eyes", "history", "past", "previous_latent",
+           "audio_rest")
 
 
 class _Units:
@@ -63,8 +64,8 @@ class StreamState:
         silence = (mel_codec.SILENCE - mel_codec.MEAN) / mel_codec.STD
         self.history = torch.full((2 * config.history_tokens, config.mel_bins), silence, device=models.device)
         self.elapsed = LONGEST
-        self.hold = 0                                  # half-frames for which that unit goes on at least
-        self.eyes = list(Eyes())
+        self.holds: dict[int, int] = {}                # half-frames for which units at and behind it are to last
+        self.eyes = list(Eyes())                       # what they are about
         # unit, stress, word start and elapsed of the half-frames before the chunk
         self.past = np.tile(np.array([END, 0, 0, LONGEST]), (condition.past, 1))
         self.previous_latent: torch.Tensor | None = None
@@ -99,6 +100,16 @@ class StreamState:
         if place < self.pointer:
             raise ValueError(f"place {place} was already spoken (the pointer is at {self.pointer})")
         del self.units.rows[place + 1 - self.units.base:]
+        self.holds = {held: half_frames for held, half_frames in self.holds.items() if held <= place}
+
+    def come_to(self, place: int, spent: int) -> None:
+        """Moves the pointer on; ``spent``: half-frames of the chunk at that place."""
+        self.pointer = place
+        self.holds = {held: half_frames for held, half_frames in self.holds.items() if held >= place}
+        if place in self.holds:
+            self.holds[place] = max(0, self.holds[place] - spent)
+            if not self.holds[place] and not self.pending:     # over before there was anything to go on with
+                del self.holds[place]
 
     def reanchor(self) -> None:
         """The next chunk sees the reference and the sink alone, and nothing of a last chunk that has drifted.
@@ -123,7 +134,7 @@ class StreamState:
         values = content["values"]
         if set(values) != set(_VALUES):
             raise ValueError(f"a state of {sorted(values)}")
-        vars(self).update(_moved(values, models.device), hold=0)
+        vars(self).update(_moved(values, models.device))
         self.units = _Units()
         self.units.base = content["units"]["base"]
         self.units.rows = [tuple(map(int, row)) for row in content["units"]["rows"]]
@@ -135,6 +146,7 @@ class StreamState:
     def cut(self) -> int:
         """Drop what lies ahead and stand at an END: the unit being spoken is over. Returns the END's place."""
         self.drop_after(self.pointer)
+        self.holds.clear()
         if self.units.rows[-1][0] != END:
             self.pointer = self.append_units([(END, 0, False)])[0]
             self.elapsed = LONGEST
@@ -153,6 +165,7 @@ class StreamState:
         other = copy.copy(self)
         other.units = self.units.copy()
         other.past = self.past.copy()
+        other.holds = dict(self.holds)
         other.cache = self.cache.fork()
         return other
 

@@ -18,9 +18,9 @@ from .codecs.vocoder import VocoderState
 from .denoiser import noise as random
 from .denoiser.context import MOTION, SINK
 from .denoiser.dit import Style as StyleTensors
+from .large_memory import empty
 from .model_state import StreamState
 from .models import CharacterFeatures, Models, Style, encode_character
-from .picture_memory import empty_pictures
 from .planner import Plan, align, read
 
 __all__ = ["CharacterFeatures", "Models", "RawChunk", "StreamState", "Style", "encode_character", "generate_chunk",
@@ -72,24 +72,31 @@ def generate_chunk(models: Models, state: StreamState, style: Style, *, steps: i
 
 @torch.inference_mode()
 def generate_chunks(models: Models, states: Sequence[StreamState], styles: Sequence[Style], *, steps: int | None = None,
-                    should_stop: Sequence[Callable[[], bool] | None] | None = None) -> list[RawChunk | None]:
+                    should_stop: Sequence[Callable[[], bool] | None] | None = None,
+                    finish: Callable[[int, RawChunk | None], Any] = lambda i, raw: raw) -> list[Any]:
     """Generate the next chunk of several streams together and advance their states.
 
     Each of the models' lanes takes a share of the streams; a stream alone has them all for its pictures. A stream's
     ``should_stop`` is asked, by any lane, before every denoising step and several times in a latent's decoding; if it
-    says so, that stream's result is None and its state is as it was. Deterministic: a result depends on its state,
+    says so, that stream's chunk is None and its state is as it was. ``finish`` makes stream i's result of its chunk,
+    in whatever lane that was made. Deterministic: a result depends on its state,
     its style and the number of steps only, not on the company (see ``batching``) nor on the lanes. Timings are of the
     share.
     """
     steps = steps or models.default_steps
     runs = [_Run(models, *one) for one in zip(states, styles, should_stop or [None] * len(states), strict=True)]
     if models.chain is not None:
-        return [_generate_resident(models, run, steps) for run in runs]
+        return [finish(i, _generate_resident(models, run, steps)) for i, run in enumerate(runs)]
     lanes = min(models.lanes.count, len(runs))
     if lanes == 1:
-        return _generate(models, runs, steps)
-    with ops.threads(1):                               # the cores are busy with a lane each
-        done = models.lanes.map(lambda i: _generate(models, runs[i::lanes], steps), range(lanes))
+        return [finish(i, raw) for i, raw in enumerate(_generate(models, runs, steps))]
+
+    def lane(first: int) -> list[Any]:
+        some = range(first, len(runs), lanes)
+        with ops.threads(1):                           # the cores are busy with a lane each
+            return [finish(i, raw) for i, raw in zip(some, _generate(models, runs[first::lanes], steps))]
+
+    done = models.lanes.map(lane, range(lanes))
     return [done[i % lanes][i // lanes] for i in range(len(runs))]
 
 
@@ -164,11 +171,11 @@ def _advance(models: Models, run: _Run, timings: dict[str, float]) -> RawChunk:
     state.vocoder, state.audio_rest = run.vocoder, run.audio_rest
     state.history = torch.cat([state.history, run.mel[0]])[-len(state.history):]
     state.past = plan.half_frames[slots: slots + len(state.past)]
-    state.elapsed, state.hold = int(elapsed[-1]), 0
+    state.elapsed = int(elapsed[-1])
     if plan.moves is not None:
         state.eyes = list(plan.eyes_after)
     state.previous_latent = run.last_latent
-    state.pointer = plan.first + int(path[-1])
+    state.come_to(plan.first + int(path[-1]), int((path == path[-1]).sum()))
     state.units.forget_before(state.pointer - 2 * models.orchestrator.config.window_before)
     state.chunk_index += 1
     return RawChunk(run.samples, run.frames, plan.first + path, elapsed, plan.confidence, dict(timings),
@@ -194,7 +201,7 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor, mov
     drawn = models.drawn_latents(latents, state.previous_latent, moves, state.character.features[-1])
     before = drawn[0] if state.previous_latent is None else state.previous_latent
     both = [before, *drawn]
-    frames = empty_pictures(len(drawn), FRAMES, models.height, models.width, 4)
+    frames = empty(len(drawn), FRAMES, models.height, models.width, 4)
 
     def go_on() -> None:
         if stopped():
@@ -203,14 +210,15 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor, mov
     def decode(i: int) -> bool:
         try:
             go_on()
-            models.draw(both[i], both[i - 1], state.character, go_on, out=frames[i - 1])
+            with ops.threads(1) if alone else nullcontext():
+                models.draw(both[i], both[i - 1], state.character, go_on, out=frames[i - 1])
             return True
         except _Stopped:
             return False
 
     # Where each core has a lane, kernels have no use for threads of their own.
-    with ops.threads(1) if models.packed_decoder is not None and models.lanes.count > 1 else nullcontext():
-        done = models.lanes.map(decode, range(1, len(both)))
+    alone = models.packed_decoder is not None and models.lanes.count > 1
+    done = models.lanes.map(decode, range(1, len(both)))
     if not all(done):
         return None, drawn[-1]
     return frames.flatten(0, 1)[models.denoiser.layout.unseen:].numpy(), drawn[-1]

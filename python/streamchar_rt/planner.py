@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from .denoiser import noise
+from .holds import NOT_HELD, held_units, with_holds
 from .orchestrator.alignment import elapsed_in, monotonic_path
 from .orchestrator.condition import LONGEST, alignment_features
 from .orchestrator.eyes import Eyes, plan_eyes
@@ -40,8 +41,7 @@ class Plan:
         # A unit before the pointer is context for the model, never a place to go.
         self.blocked = (self.rows[:, 0] == PAD) | (np.arange(config.window) < config.window_before)
         self.minimum = np.where(self.rows[:, 0] >= FIRST_PHONE, SHORTEST_PHONE, 1)
-        if state.hold:
-            self.minimum[config.window_before] = state.elapsed + 1 + state.hold
+        self.hold = held_units(state.holds, self.first, config.window)
         self.states: States | None = None          # the language model's, see ``read``
         self.moves: torch.Tensor | None = None     # of the eyes, (frames, 3), see ``look``
 
@@ -62,6 +62,8 @@ class Plan:
         shifted = np.exp(masked - masked.max(1, keepdims=True))
         chosen = shifted[np.arange(len(self.path)), self.path] / shifted.sum(1)
         self.confidence = float(chosen[: config.slots].mean())
+        if (self.hold != NOT_HELD).any():
+            self.path = with_holds(torch.from_numpy(self.path), at, torch.from_numpy(self.hold)).numpy()
         self.elapsed = np.minimum(elapsed_in(self.path, self.state.elapsed + 1, at), LONGEST)
         rows = np.concatenate([self.state.past, np.concatenate([self.rows[self.path], self.elapsed[:, None]], 1)])
         unit, stress, start, elapsed = torch.from_numpy(rows).T

@@ -25,6 +25,7 @@ from .codecs.video import to_straight
 from .denoiser.context import MOTION, SINK
 from .denoiser.dit import Style
 from .graphs import Graphs
+from .holds import elapsed_along, with_holds
 from .orchestrator.alignment import monotonic_path_on_device
 from .orchestrator.condition import LONGEST, alignment_features
 from .orchestrator.model import States, TranscriptWindow
@@ -80,7 +81,7 @@ class ResidentChain:
             live = models.denoiser.stage(state.cache)
         video, audio = put(run.video), put(run.audio)
         scalars = put(np.array([state.elapsed + 1]))
-        fixed = (rows, put(plan.blocked), put(plan.minimum), scalars, put(state.past), style.voice,
+        fixed = (rows, put(plan.blocked), put(plan.minimum), put(plan.hold), scalars, put(state.past), style.voice,
                  *vars(states).values())
         times = (torch.arange(steps, dtype=torch.float64, device=self.device) / steps).float().split(1)
         share = torch.full((1,), 1 / steps, device=self.device)
@@ -132,17 +133,19 @@ class ResidentChain:
         states = net.encode(window, history, voice, masked=True)
         return states.memory, states.keys, states.padding
 
-    def _plan(self, audio: Tensor, t: Tensor, rows: Tensor, blocked: Tensor, minimum: Tensor, elapsed: Tensor,
-              past: Tensor, voice: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def _plan(self, audio: Tensor, t: Tensor, rows: Tensor, blocked: Tensor, minimum: Tensor, hold: Tensor,
+              elapsed: Tensor, past: Tensor, voice: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """The conditions of picture and sound, and the alignment that they come from: units, half-frames since each
         began, what the condition saw of every half-frame, and the mean probability of the chosen units."""
         models, config, dtype = self.models, self.models.orchestrator.config, self.placement.dtype
         mel = audio.reshape(1, -1, config.mel_bins)
         logits, _ = models.orchestrator.align(States(*states), mel.to(dtype), t)
         masked = logits[0].double().masked_fill(blocked, float("-inf"))
-        path, spent = monotonic_path_on_device(masked, config.window_before, minimum=minimum, elapsed=elapsed[0])
+        at = config.window_before
+        path, _ = monotonic_path_on_device(masked, at, minimum=minimum, elapsed=elapsed[0])
         chosen = masked.softmax(-1).gather(1, path[:, None])[: config.slots, 0].mean()
-        spent = spent.clamp(max=LONGEST)
+        path = with_holds(path, at, hold)
+        spent = elapsed_along(path, at, elapsed[0]).clamp(max=LONGEST)
         seen = torch.cat([past, torch.cat([rows[path], spent[:, None]], 1)])
         c_v, c_a = models.condition(alignment_features(*seen.T)[None], voice)
         return c_v, c_a, path, spent, seen, chosen

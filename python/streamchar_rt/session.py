@@ -400,7 +400,7 @@ class Session:
             live.go_on_with(stream)
             live.rest = snapshot.mode
             live.journalled("restore")
-        machine.return_free_memory()  # the snapshot's keys and values in the form that they were read in
+        machine.return_free_memory()  # the stream that was left, and what was needed to read the snapshot
 
     def fork(self, *, seed: int | None = None) -> Session:
         """A second session that goes on from here on its own, with the same clock."""

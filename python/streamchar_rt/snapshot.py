@@ -125,6 +125,7 @@ class Snapshot:
         _check_identity(self._name, self._identity, _identity(engine, character))
         if self._stream is not None and self._engine is engine:
             return self._stream.clone()
+        from .large_memory import copy_of
         from .stream_codec import StreamCodec
 
         header, arrays = self._file or self._written()
@@ -135,7 +136,7 @@ class Snapshot:
                 hint="load it with that version, or take it again",
             )
         try:
-            return codec.read(header["graph"], [array.copy() for array in arrays], character.features)
+            return codec.read(header["graph"], list(map(copy_of, arrays)), character.features)
         except _MALFORMED as error:
             raise SnapshotError(f"{self._name} does not make sense: {error}", hint="take it again") from error
 

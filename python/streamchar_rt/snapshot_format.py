@@ -30,7 +30,7 @@ import numpy.typing as npt
 from .errors import SnapshotError
 
 MAGIC = b"\x89SCS\r\n\x1a\n"
-VERSION = 2
+VERSION = 3
 _START = struct.Struct("<8sIIQQ")
 _ALIGNMENT = 64
 _DTYPES = {name: np.dtype(name) for name in ("|b1", "|u1", "<i2", "<i4", "<i8", "<f4", "<f8")}
@@ -43,23 +43,28 @@ def pack(header: Mapping[str, Any], arrays: Sequence[npt.NDArray[Any]]) -> bytes
     Raises:
         TypeError: for an array of a dtype that the format does not have.
     """
-    table, parts, offset = [], [], 0
+    table: list[Any] = []
+    parts: list[Any] = []  # bytes, and arrays as they are: the file is put together once
+    offset = 0
     for array in arrays:
         dtype = array.dtype.newbyteorder("<").str
         if dtype not in _DTYPES:
             raise TypeError(f"snapshots hold no arrays of {array.dtype}")
-        data = np.ascontiguousarray(array, dtype=_DTYPES[dtype]).tobytes()
+        data = np.ascontiguousarray(array, dtype=_DTYPES[dtype]).reshape(-1).view(np.uint8)
         table.append([dtype, list(array.shape), offset, len(data)])
         padding = -len(data) % _ALIGNMENT
         parts += [data, bytes(padding)]
         offset += len(data) + padding
     text = json.dumps({**header, "arrays": table}, separators=(",", ":")).encode("ascii")
-    body = b"".join([_START.pack(MAGIC, VERSION, 0, len(text), offset), text, *parts])
-    return body + hashlib.sha256(body).digest()
+    parts = [_START.pack(MAGIC, VERSION, 0, len(text), offset), text, *parts]
+    checksum = hashlib.sha256()
+    for part in parts:
+        checksum.update(part)
+    return b"".join([*parts, checksum.digest()])
 
 
 def unpack(data: bytes, name: str = "the snapshot") -> tuple[dict[str, Any], list[npt.NDArray[Any]]]:
-    """Header and arrays (copies) of a snapshot file; ``name`` is what messages call it.
+    """Header and arrays of a snapshot file, read-only views of ``data``; ``name`` is what messages call it.
 
     Raises:
         SnapshotError: where it is no snapshot, of another version, truncated or changed by so much as a bit.
@@ -91,4 +96,4 @@ def _array(payload: memoryview, dtype: str, shape: list[int], offset: int, size:
     kind = _DTYPES[dtype]
     if min([0, offset, *shape]) < 0 or offset + size > len(payload) or math.prod(shape) * kind.itemsize != size:
         raise ValueError(f"an array of {dtype} {shape} does not fit")
-    return np.frombuffer(payload[offset : offset + size], kind).reshape(shape).copy()
+    return np.frombuffer(payload[offset : offset + size], kind).reshape(shape)

@@ -28,6 +28,7 @@ LOOKAHEAD = 24  # units ahead of the pointer that let speech flow; with fewer, a
 _APPENDED = 64  # units kept ahead in the stream; the rest waits here, where it is cheap
 _PIECE = 256  # characters read at a time, so that no chunk waits for a long text
 _PATIENCE = 1  # chunks that a character at rest waits for an unfinished text to go on
+_LONGEST_COMMA = 12  # half-frames: in longer ones the model makes up sounds
 _USUAL_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, of the tag [pause]
 _OF_THE_SESSION = frozenset({"_make_transcript", "_limit", "_warn", "_is_known_cue", "_shared", "_lock"})
 
@@ -38,7 +39,7 @@ class UnitStream(Protocol):
     """What of a stream's state the queue works on."""
 
     pointer: int
-    hold: int  # half-frames of the next chunk for which the unit at the pointer goes on at least
+    holds: dict[int, int]  # by place: half-frames of the next chunks for which its unit lasts
 
     @property
     def pending(self) -> int: ...
@@ -284,7 +285,6 @@ class Speech:
         Args:
             planned: when the half-frames sound that are planned next, in samples.
         """
-        state.hold = 0
         if self._stall is not None and state.pointer < self._stall:
             state.drop_after(self._stall - 1)
             self._last_place = self._stall - 1
@@ -294,17 +294,13 @@ class Speech:
         if turn is None:
             return
         self._last_turn = turn.id
-        if self._pause is not None:
-            left = self._pause_left(planned, sample_rate)
-            if left >= len(planned):
-                return
-            self._pause = self._pause_since = None
-            state.hold = left
+        if self._pause is not None and not self._leave_pause(state, planned, sample_rate):
+            return
         self._read(turn, _APPENDED)
         ahead = self._last_spoken - state.pointer
         if not turn.complete and ahead + turn.units_ready < LOOKAHEAD and not self._may_start(turn, ahead >= 0):
             return
-        self._append_ready(turn, state)
+        self._append_ready(turn, state, planned, sample_rate)
         if self._pause is not None:
             return
         if turn.complete and not turn.ready:
@@ -349,12 +345,18 @@ class Speech:
                 self._ledger.open(turn)
             return turn
 
-    def _pause_left(self, planned: range, sample_rate: int) -> int:
-        """How many of the planned half-frames the pause takes; all of them while speech has not come to it."""
+    def _leave_pause(self, state: UnitStream, planned: range, sample_rate: int) -> bool:
+        """Leaves the end of the pause to the state, which holds its END to the half-frame, and lets units follow. False
+        while that is further away than the next chunk."""
         if self._pause_since is None:
-            return len(planned)
-        end = self._pause_since + round(self._pause[1] * sample_rate)
-        return max(0, -((planned.start - end) // planned.step))
+            return False
+        place, seconds = self._pause
+        left = max(0, -((planned.start - self._pause_since - round(seconds * sample_rate)) // planned.step))
+        if left >= len(planned):
+            return False
+        self._pause = self._pause_since = None
+        state.holds[place] = left
+        return True
 
     def _may_start(self, turn: _Turn, speaking: bool) -> bool:
         """Whether to speak the little text that an unfinished turn has."""
@@ -443,21 +445,53 @@ class Speech:
         turn.ready.append(CueCall(tag.name, strength, None, tag.char_begin))
 
     # ---- appending
-    def _append_ready(self, turn: _Turn, state: UnitStream) -> None:
+    def _append_ready(self, turn: _Turn, state: UnitStream, planned: range, sample_rate: int) -> None:
         while turn.ready and self._last_spoken - state.pointer < _APPENDED:
             entry = turn.ready.popleft()
             if isinstance(entry, CueCall):
                 self._place_cue(entry, turn.id, self._last_place + 1)
             elif isinstance(entry, _Pause):
-                if entry.seconds > 0:
-                    self._pause = (self._append_end(state, turn.id), entry.seconds)
+                if entry.seconds > 0 and not self._append_pause(turn, entry.seconds, state, planned, sample_rate):
                     return
             else:
                 turn.units_ready -= 1
-                (place,) = state.append_units([(entry.unit, entry.stress, entry.word_start)])
-                self._units[place] = SpokenUnit(entry.unit, turn.id, entry.word, entry.number)
-                self._last_place = self._last_spoken = place
+                self._append_unit(entry, turn.id, state)
         self.waited = 0
+
+    def _append_pause(
+        self, turn: _Turn, seconds: float, state: UnitStream, planned: range, sample_rate: int
+    ) -> bool:
+        """Appends a pause; whether units may follow at once.
+
+        A short one, with words behind it, is commas that are held for its time, none longer than commas are. The others
+        are an END, which the model knows as the last unit in sight only: units follow when the pause is nearly over.
+        Short is less than two chunks: when an END at the end of a chunk began is told a chunk late.
+        """
+        half_frames = -(-round(seconds * sample_rate) // planned.step)
+        if turn.units_ready and half_frames < 2 * len(planned):
+            self._append_short_pause(turn, half_frames, state)
+            return True
+        place = self._append_end(state, turn.id)
+        held = state.holds.pop(place, 0) * planned.step / sample_rate
+        self._pause = (place, held + seconds)
+        self._pause_since = planned.start if place <= state.pointer else None
+        return self._leave_pause(state, planned, sample_rate)
+
+    def _append_short_pause(self, turn: _Turn, half_frames: int, state: UnitStream) -> None:
+        place = self._last_place
+        if self._units[place].unit == END:  # speech stands there
+            state.holds[place] = state.holds.get(place, 0) + half_frames
+            return
+        for begin in range(0, half_frames, _LONGEST_COMMA):
+            if place in state.holds or not is_pause(self._units[place].unit):
+                place = self._append_unit(_Token(PAUSE_SHORT, 0, False, None, 0, 0), turn.id, state)
+            state.holds[place] = min(_LONGEST_COMMA, half_frames - begin)
+
+    def _append_unit(self, token: _Token, turn_id: int, state: UnitStream) -> int:
+        (place,) = state.append_units([(token.unit, token.stress, token.word_start)])
+        self._units[place] = SpokenUnit(token.unit, turn_id, token.word, token.number)
+        self._last_place = self._last_spoken = place
+        return place
 
     def _append_end(self, state: UnitStream, turn_id: int) -> int:
         if self._units[self._last_place].unit != END:

@@ -65,7 +65,7 @@ class Transcript:
         self.models = models
         self.units = Sight(streams, int(row[2]), int(row[3]))
         self.pointer = int(streams.place[at - 1])
-        self.elapsed, self.hold = min(LONGEST, int(streams.elapsed[at - 1])), 0
+        self.elapsed, self.holds = min(LONGEST, int(streams.elapsed[at - 1])), {}
         place = streams.place[at - past: at]
         self.past = np.stack([streams.unit[place], streams.stress[place], streams.word_start[place],
                               np.minimum(streams.elapsed[at - past: at], LONGEST)], 1).astype(np.int64)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..large_memory import empty
 from ._native import CPU_STORAGE, float_rows, native, strided, weight_rows
 from ._spec import CacheSpec, Read
 from .norm import QkNorm
@@ -98,12 +99,14 @@ class NativeStore:
     def export_chunk(self, segment: str, index: int) -> tuple[int, Tensor, Tensor]:
         i, spec = self._index[segment], self.spec
         rows = self._context.committed_rows(i, index)
-        key = torch.empty(spec.layers, rows, spec.heads, spec.head_dim)
-        value = torch.empty_like(key)
+        shape = spec.layers, rows, spec.heads, spec.head_dim
+        key, value = empty(*shape, dtype=torch.float32), empty(*shape, dtype=torch.float32)
         for layer in range(spec.layers):
             self._context.read(i, index, layer, key[layer].data_ptr(), value[layer].data_ptr())
         label, kept = self._context.committed_label(i, index), spec.exported_dtype
-        return label, key.to(kept), value.to(kept)
+        if kept is not torch.float32:
+            key, value = (empty(*shape, dtype=kept).copy_(rows) for rows in (key, value))
+        return label, key, value
 
     def import_chunk(self, segment: str, label: int, keys: Tensor, values: Tensor) -> None:
         for layer in range(self.spec.layers):

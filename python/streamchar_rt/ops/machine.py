@@ -38,18 +38,32 @@ def set_num_threads(threads: int) -> None:
     Raises:
         ConfigError: unless 1 <= threads <= 1024.
     """
-    if not 1 <= threads <= 1024:
-        raise ConfigError(f"threads must be 1 to 1024, got {threads}", hint="the number of physical cores is best")
+    _check(threads)
     if native is not None:
         native.set_threads(threads)
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """``set_num_threads`` for a while."""
-    before = count if native is None else native.threads()
-    set_num_threads(count)
+    """Kernels that the calling thread runs meanwhile use at most ``count`` threads, itself included.
+
+    Other threads' kernels, and what ``kernels_in_use`` and ``set_num_threads`` say, are as before. Starts and ends no
+    thread, so it may stand around the smallest piece of work.
+
+    Raises:
+        ConfigError: unless 1 <= count <= 1024.
+    """
+    _check(count)
+    if native is None:
+        yield
+        return
+    before = native.limit_calling_thread(count)
     try:
         yield
     finally:
-        set_num_threads(before)
+        native.limit_calling_thread(before)
+
+
+def _check(threads: int) -> None:
+    if not 1 <= threads <= 1024:
+        raise ConfigError(f"threads must be 1 to 1024, got {threads}", hint="the number of physical cores is best")
