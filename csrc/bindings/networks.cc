@@ -22,9 +22,6 @@ using HalfTuple = std::tuple<Linear, Linear, Linear, Linear, Address, Address, A
 using ReadTuple = std::tuple<int, int, Address>;
 
 std::unique_ptr<JointBlocks> make(int heads, int head_dim, const std::vector<std::pair<HalfTuple, HalfTuple>>& blocks) {
-  const auto copied = [](Address address, int count) {
-    return std::vector<float>(floats(address), floats(address) + count);
-  };
   const auto half = [&](const HalfTuple& given) {
     const auto& [qkv, out, expand, contract, table, q_norm, k_norm] = given;
     return JointHalf{qkv, out, expand, contract, copied(table, 6 * heads * head_dim), copied(q_norm, head_dim),

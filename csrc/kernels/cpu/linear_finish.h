@@ -12,19 +12,23 @@ struct InputRows {
   SC_HOST_DEVICE const float* row(int r) const { return data + r * stride; }
 };
 
-// The block's rows as they are multiplied: where they lie, or modulated in the scratch.
+// The block's rows as they are multiplied: where they lie, or normalised in the scratch.
 SC_INLINE InputRows input_rows(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
                                void* scratch) {
   const InputRows given = {call.x + block.first_row * call.x_stride, call.x_stride};
-  if (!call.shift.data) return given;
+  if (!call.shift.data && !call.rms_weight) return given;
   const int64_t stride = weights.padded_inputs;
-  float* modulated = static_cast<float*>(scratch) + kLinearOwnRows * stride;
+  float* normal = static_cast<float*>(scratch) + kLinearOwnRows * stride;
   for (int r = 0; r < block.rows; ++r) {
     const int row = block.first_row + r;
-    modulate_row(given.row(r), call.shift.of(row, call.rows_per_batch), call.scale.of(row, call.rows_per_batch),
-                 weights.inputs, call.eps, modulated + r * stride);
+    if (call.rms_weight) {
+      rms_norm_row(given.row(r), call.rms_weight, weights.inputs, call.eps, normal + r * stride);
+    } else {
+      modulate_row(given.row(r), call.shift.of(row, call.rows_per_batch), call.scale.of(row, call.rows_per_batch),
+                   weights.inputs, call.eps, normal + r * stride);
+    }
   }
-  return {modulated, stride};
+  return {normal, stride};
 }
 
 // x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2, as x / (1 + 2^e).

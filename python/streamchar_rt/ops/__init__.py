@@ -3,9 +3,12 @@ from __future__ import annotations
 
 from . import reference
 from .attention import append, attend
+from .condition_encoder import ConditionEncoder
+from .condition_head import ConditionHead, ConditionLayer
 from .context_cache import ContextCache, Snapshot
 from .functional import native_attention_serves, normalize_rotate, ready_rows, segment_attention
 from .joint_blocks import JointBlocks, JointHalf
+from .language_model import DecoderLayer, LanguageModel
 from .linear import fused_linear, fused_linear_serves
 from .machine import kernels_in_use, set_num_threads, threads
 from .modulation import adaln_modulate, gated_residual
@@ -16,13 +19,19 @@ from .part_motion import PartMotion
 from .picture import picture_blend, picture_warp, with_rim
 from .rope import Rope, rope_frequencies
 from .synthesis import istft_overlap_add
+from .transcript_reader import TranscriptReader
 from .video_layers import KnownCharacter, LatentDrawing, VideoLayers
 
 __all__ = [
+    "ConditionEncoder",
+    "ConditionHead",
+    "ConditionLayer",
     "ContextCache",
+    "DecoderLayer",
     "JointBlocks",
     "JointHalf",
     "KnownCharacter",
+    "LanguageModel",
     "LatentDrawing",
     "PackedConv",
     "PackedLinear",
@@ -31,6 +40,7 @@ __all__ = [
     "QkNorm",
     "Rope",
     "Snapshot",
+    "TranscriptReader",
     "VideoLayers",
     "adaln_modulate",
     "append",
