@@ -20,6 +20,7 @@ from .nets import build_nets, empty_nets
 from .ops import Storage
 from .orchestrator.condition import ConditionEncoder
 from .orchestrator.model import Orchestrator
+from .orchestrator.packed import PackedOrchestrator, PlainOrchestrator, serves
 from .planner import PLANS
 from .resident import Placement, ResidentChain
 
@@ -70,6 +71,8 @@ class Models:
         picture = lambda m: freeze(m).to(memory_format=torch.channels_last, **dtype)
         self.picture_dtype, self.default_steps = placement.dtype if placement else picture_dtype, default_steps
         self.orchestrator, self.condition, self.vocoder = freeze(orchestrator), freeze(condition), freeze(vocoder)
+        packed = placement is None and kernels != "reference" and serves(orchestrator.config)
+        self.orchestration = (PackedOrchestrator if packed else PlainOrchestrator)(orchestrator, condition)
         if placement is None:
             self.denoiser, self.chain = CachedDenoiser(freeze(dit), kernels, storage), None
         else:
@@ -94,7 +97,8 @@ class Models:
 
         ``picture_dtype``: of the reference encoder and the video decoder. ``packed_pictures``: pack the video decoder's
         weights as int8; it can then only be run through ``draw``. ``threads``: lanes. ``storage``: how native kernels
-        pack the denoiser's weights; its blocks can then only be run through it. None of them with a ``placement``.
+        pack the denoiser's weights. Where they run it, and the orchestrator and the condition encoder, those nets can be
+        run through ``denoiser`` and ``orchestration`` alone. None of them with a ``placement``.
         """
         config = manifest["model"]
         nets = build_nets(config) if placement is None else empty_nets(config, placement.device, placement.dtype)
