@@ -1,5 +1,5 @@
-// packed_linear: y = activation(x W^T + bias) with weights packed once. Around it, where asked for, the ops that surround
-// a transformer's linear layers: adaln_modulate or RMSNorm of x before, gated_residual of y after.
+// packed_linear: y = activation(x W^T + bias) with weights packed once. Around it, where asked for, the ops that
+// surround a transformer's linear layers: adaln_modulate or RMSNorm of x before, gated_residual of y after.
 //
 // fp32: weights and inputs as they are, summed in their order.
 // bf16: weights are rounded to bfloat16, and inputs too where the machine multiplies bf16 pairs; sums are float32.

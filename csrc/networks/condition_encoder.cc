@@ -8,7 +8,7 @@
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/thread_pool.h"
 #include "kernels/thread_scratch.h"
-#include "networks/id_table.h"
+#include "networks/chain_parts.h"
 #include "networks/row_pieces.h"
 
 namespace streamchar {

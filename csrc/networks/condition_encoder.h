@@ -15,8 +15,8 @@
 namespace streamchar {
 
 struct ConditionEncoderParts {
-  // (ids, width) each; times: word start, half-frames since the unit began and until the next one as shares of `longest`,
-  // and how far it is through.
+  // (ids, width) each; times: word start, half-frames since the unit began and until the next one as shares of
+  // `longest`, and how far it is through.
   std::vector<float> unit, stress, times;
   std::vector<float> voice;  // with the embedding's bias
   std::vector<std::shared_ptr<const PackedLinear>> convolutions;  // taps * width to width, tap after tap; an odd number
@@ -42,8 +42,8 @@ class ConditionEncoder {
 
   int width() const { return width_; }
 
-  // Uses ThreadPool::global(). Throws std::out_of_range for an id that is in no table, and std::invalid_argument for too
-  // few places; nothing was written then.
+  // Uses ThreadPool::global(). Throws std::out_of_range for an id that is in no table, and std::invalid_argument for
+  // too few places; nothing was written then.
   void run(const EncodePass& pass) const;
 
  private:

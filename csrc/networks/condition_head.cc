@@ -3,47 +3,37 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/thread_pool.h"
 #include "kernels/thread_scratch.h"
+#include "networks/chain_parts.h"
 #include "networks/row_pieces.h"
 
 namespace streamchar {
-namespace {
-
-constexpr float kLayerNormEps = 1e-5f;
-
-void check(const PackedLinear* linear, int inputs, int outputs) {
-  if (!linear || linear->weights().inputs != inputs || linear->weights().outputs != outputs) {
-    throw std::invalid_argument("a linear layer of a condition head has the wrong shape");
-  }
-}
-
-void check(const ShiftedNorm& norm, int width) {
-  if (norm.shift.size() != static_cast<std::size_t>(width) || norm.scale.size() != norm.shift.size()) {
-    throw std::invalid_argument("a norm of a condition head has the wrong size");
-  }
-}
-
-}  // namespace
-
 ConditionHead::ConditionHead(ConditionHeadParts parts) : parts_(std::move(parts)), ones_(width(), 1.0f) {
   const int width = this->width();
-  check(parts_.noisy.get(), parts_.noisy ? bins() : 0, width);
-  check(parts_.pointer.get(), width, width);
-  check(parts_.offset.get(), width, 1);
-  check(parts_.final_norm, width);
+  const std::string self = "a condition head";
+  const auto check_norm = [&](const ShiftedNorm& norm) {
+    check_size(self, norm.shift, width);
+    check_size(self, norm.scale, width);
+  };
+  check_linear(self, parts_.noisy.get(), parts_.noisy ? bins() : 0, width);
+  check_linear(self, parts_.pointer.get(), width, width);
+  check_linear(self, parts_.offset.get(), width, 1);
+  check_norm(parts_.final_norm);
   for (const ConditionLayer& layer : parts_.layers) {
     const int hidden = layer.expand ? layer.expand->weights().outputs : 0;
-    check(layer.qkv.get(), width, 3 * width);
-    for (const auto* square : {&layer.self_out, &layer.query, &layer.cross_out}) check(square->get(), width, width);
-    check(layer.memory.get(), width, 2 * width);
-    check(layer.expand.get(), width, hidden);
-    check(layer.contract.get(), hidden, width);
-    for (const ShiftedNorm* norm : {&layer.self_norm, &layer.cross_norm, &layer.hidden_norm}) check(*norm, width);
+    check_linear(self, layer.qkv.get(), width, 3 * width);
+    for (const auto* square : {&layer.self_out, &layer.query, &layer.cross_out}) {
+      check_linear(self, square->get(), width, width);
+    }
+    check_linear(self, layer.memory.get(), width, 2 * width);
+    check_linear(self, layer.expand.get(), width, hidden);
+    check_linear(self, layer.contract.get(), hidden, width);
+    for (const ShiftedNorm* norm : {&layer.self_norm, &layer.cross_norm, &layer.hidden_norm}) check_norm(*norm);
     hidden_ = std::max(hidden_, hidden);
   }
 }

@@ -1,12 +1,12 @@
-// The condition head and the pointer as one call: what each half-frame of a chunk says, from a language model's states and
-// the noisy sound.
+// The condition head and the pointer as one call: what each half-frame of a chunk says, from a language model's states
+// and the noisy sound.
 //
 // x = base + noisy(sound), without sound for the half-frames beyond the chunk. Of each layer:
 //   x += self_out(attention(qkv(norm(x))))             of a stream's half-frames to one another
 //   x += cross_out(attention(query(norm(x)), memory))  to the states that are there
 //   x += contract(gelu(expand(norm(x))))
-// Then logits = pointer(norm(x)) . keys / sqrt(width), -inf where there is no unit, and offset = sigmoid(offset(norm(x))).
-// A stream's result does not depend on its company nor on the number of threads.
+// Then logits = pointer(norm(x)) . keys / sqrt(width), -inf where there is no unit, and the offset is
+// sigmoid(offset(norm(x))). A stream's result does not depend on its company nor on the number of threads.
 #pragma once
 
 #include <cstdint>

@@ -2,30 +2,16 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/thread_pool.h"
 #include "kernels/thread_scratch.h"
+#include "networks/chain_parts.h"
 #include "networks/row_pieces.h"
 
 namespace streamchar {
-namespace {
-
-void check(const PackedLinear* linear, int inputs, int outputs) {
-  if (!linear || linear->weights().inputs != inputs || linear->weights().outputs != outputs) {
-    throw std::invalid_argument("a linear layer of a language model has the wrong shape");
-  }
-}
-
-void check(const std::vector<float>& norm, int width) {
-  if (norm.size() != static_cast<std::size_t>(width)) {
-    throw std::invalid_argument("a norm of a language model has the wrong size");
-  }
-}
-
-}  // namespace
-
 LanguageModel::LanguageModel(int heads, int kv_heads, int head_dim, float eps, std::vector<DecoderLayer> layers,
                              std::vector<float> final_norm)
     : heads_(heads),
@@ -38,16 +24,15 @@ LanguageModel::LanguageModel(int heads, int kv_heads, int head_dim, float eps, s
   if (heads < 1 || kv_heads < 1 || heads % kv_heads) {
     throw std::invalid_argument("heads are not a multiple of key heads");
   }
+  const std::string self = "a language model";
   for (const DecoderLayer& layer : layers_) {
     const int hidden = layer.down ? layer.down->weights().inputs : 0;
-    check(layer.qkv.get(), width(), (heads + 2 * kv_heads) * head_dim);
-    check(layer.out.get(), heads * head_dim, width());
-    check(layer.gate_up.get(), width(), 2 * hidden);
-    check(layer.down.get(), hidden, width());
-    check(layer.input_norm, width());
-    check(layer.hidden_norm, width());
-    check(layer.q_norm, head_dim);
-    check(layer.k_norm, head_dim);
+    check_linear(self, layer.qkv.get(), width(), (heads + 2 * kv_heads) * head_dim);
+    check_linear(self, layer.out.get(), heads * head_dim, width());
+    check_linear(self, layer.gate_up.get(), width(), 2 * hidden);
+    check_linear(self, layer.down.get(), hidden, width());
+    for (const auto* norm : {&layer.input_norm, &layer.hidden_norm}) check_size(self, *norm, width());
+    for (const auto* norm : {&layer.q_norm, &layer.k_norm}) check_size(self, *norm, head_dim);
     hidden_ = std::max(hidden_, hidden);
   }
 }
@@ -107,6 +92,7 @@ class LanguageModel::Pass {
     for (int row = first; row < first + count; ++row) {
       const float* source = given_.x + int64_t{places_[row]} * width;
       std::copy(source, source + width, x_ + int64_t{row} * width);
+      if (!given_.rope) continue;
       const float* pair = given_.rope + int64_t{places_[row] % given_.tokens} * dim;
       float* turn = turns_ + int64_t{row} * dim;
       for (int i = 0; i < dim / 2; ++i, pair += 2) {
@@ -132,7 +118,7 @@ class LanguageModel::Pass {
   void attend(const DecoderLayer& layer, const Sequence& sequence, int kv_head) noexcept {
     const int dim = model_.head_dim_, queries = model_.heads_ * dim;
     const float* q = projected_ + int64_t{sequence.first} * projected_width();
-    const float* turns = turns_ + int64_t{sequence.first} * dim;
+    const float* turns = given_.rope ? turns_ + int64_t{sequence.first} * dim : nullptr;
     const float* k = q + queries;
     sequence_attention_serial({.queries = sequence.rows,
                                .keys = sequence.rows,

@@ -4,10 +4,10 @@
 //   q, k, v = qkv(rms_norm(x))
 //   x      += out(attention(q, k, v))              norm per head, rotary embedding, causal; key heads may be shared
 //   x      += down(silu(gate) * up)                gate, up = gate_up(rms_norm(x))
-// and at the end a norm. Tokens that are absent are seen by none: they are left out, and what is present keeps its place.
+// and at the end a norm. Tokens that are absent are seen by none: they are left out, and what is there keeps its place.
 //
-// Between two attentions all is row by row, so a work item takes a few rows from one to the next, and threads meet twice a
-// layer. A sequence's result does not depend on its company nor on the number of threads.
+// Between two attentions all is row by row, so a work item takes a few rows from one to the next, and threads meet
+// twice a layer. A sequence's result does not depend on its company nor on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ struct LanguagePass {
   int tokens;              // of each sequence
   const float* x;          // (batch, tokens, width)
   const uint8_t* present;  // (batch, tokens): 0 where there is no token; null: all are there
-  const float* rope;       // (tokens, head_dim / 2, 2) cosine and sine of channels i and i + head_dim / 2
+  const float* rope;       // (tokens, head_dim / 2, 2) cosine and sine of channels i and i + head_dim / 2, or null
   float* out;              // (batch, tokens, width), zero where there is no token; may be x
 };
 

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "kernels/thread_pool.h"
 #include "kernels/thread_scratch.h"
-#include "networks/id_table.h"
+#include "networks/chain_parts.h"
 #include "networks/row_pieces.h"
 
 namespace streamchar {
@@ -15,8 +16,6 @@ namespace {
 void add(const float* row, int width, float* sum) {
   for (int i = 0; i < width; ++i) sum[i] += row[i];
 }
-
-bool fits(const PackedLinear* linear, int outputs) { return linear && linear->weights().outputs == outputs; }
 
 }  // namespace
 
@@ -32,10 +31,9 @@ TranscriptReader::TranscriptReader(TranscriptReaderParts parts) : parts_(std::mo
   if (parts_.rope.size() % turns || tokens_ <= window_) {
     throw std::invalid_argument("the rotation is of fewer tokens than the voice and the window have");
   }
-  if (!fits(parts_.history.get(), this->width()) || !fits(parts_.key.get(), this->width()) ||
-      parts_.key->weights().inputs != this->width()) {
-    throw std::invalid_argument("a linear layer of a transcript's reader has the wrong shape");
-  }
+  const std::string self = "a transcript's reader";
+  check_linear(self, parts_.history.get(), parts_.history ? sound() : 0, this->width());
+  check_linear(self, parts_.key.get(), this->width(), this->width());
 }
 
 void TranscriptReader::run(const ReadPass& pass) const {

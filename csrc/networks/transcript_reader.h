@@ -1,9 +1,9 @@
-// The orchestrator's reading as one call: what stands in the transcript's window and what was heard, through the language
-// model, once a chunk.
+// The orchestrator's reading as one call: what stands in the transcript's window and what was heard, through the
+// language model, once a chunk.
 //
-// The sequence is [voice | window | history]: a token for the voice, one for each unit in sight (its sum of unit, stress,
-// word start and place in the window) and one for each piece of history. A unit may be absent. Beside the states the
-// pointer's keys come out: key(state + what went in) of each unit.
+// The sequence is [voice | window | history]: a token for the voice, one for each unit in sight (the sum of its unit,
+// stress, word start and place in the window) and one for each piece of history. A unit may be absent. Beside the
+// states the pointer's keys come out: key(state + what went in) of each unit.
 // A stream's result does not depend on its company nor on the number of threads.
 #pragma once
 

@@ -31,7 +31,9 @@ SC_INLINE void swiglu_row_any(const float* gate, const float* up, int width, flo
 
 SC_INLINE float dot_any(const float* a, const float* b, int width) {
   const int whole = width - width % kLanes;
-  float sum = sum_of(whole, [&](int d, Vec sum) __attribute__((always_inline)) { return fma(load(a + d), load(b + d), sum); });
+  float sum = sum_of(whole, [&](int d, Vec sum) __attribute__((always_inline)) {
+    return fma(load(a + d), load(b + d), sum);
+  });
   for (int d = whole; d < width; ++d) sum += a[d] * b[d];
   return sum;
 }

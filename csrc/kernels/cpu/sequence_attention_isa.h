@@ -1,5 +1,5 @@
-// sequence_attention of one key head, for the instruction set of this translation unit: its keys and values become panels
-// (kv_layout.h), then queries go through them as in segment_attention.
+// sequence_attention of one key head, for the instruction set of this translation unit: its keys and values become
+// panels (kv_layout.h), then queries go through them as in segment_attention.
 #pragma once
 
 #include "kernels/cpu/attention_isa.h"
