@@ -97,8 +97,8 @@ class Models:
 
         ``picture_dtype``: of the reference encoder and the video decoder. ``packed_pictures``: pack the video decoder's
         weights as int8; it can then only be run through ``draw``. ``threads``: lanes. ``storage``: how native kernels
-        pack the denoiser's weights. Where they run it, and the orchestrator and the condition encoder, those nets can be
-        run through ``denoiser`` and ``orchestration`` alone. None of them with a ``placement``.
+        pack the denoiser's weights. Nets that they run can be run through ``denoiser`` and ``orchestration`` alone.
+        None of them with a ``placement``.
         """
         config = manifest["model"]
         nets = build_nets(config) if placement is None else empty_nets(config, placement.device, placement.dtype)

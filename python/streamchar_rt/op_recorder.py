@@ -285,7 +285,8 @@ def _reader_cost(reader, units, history, voices) -> tuple[int, int, str]:
     batch, tokens = units.shape[0], 1 + reader.window + reader.history_tokens
     flops, traffic, kind = _model_cost(reader.model, batch, tokens)
     around = _chain_cost([(reader.history, batch * reader.history_tokens), (reader.key, batch * reader.window)], 0)
-    return flops + around[0], traffic + around[1] + 4 * (history.numel() + batch * reader.window * reader.model.width), kind
+    moved = history.numel() + batch * reader.window * reader.model.width
+    return flops + around[0], traffic + around[1] + 4 * moved, kind
 
 
 def _head_cost(head, memory, keys, padding, noisy, base) -> tuple[int, int, str]:

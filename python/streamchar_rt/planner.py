@@ -54,7 +54,7 @@ class Plan:
         self.elapsed = np.minimum(elapsed_in(self.path, self.state.elapsed + 1, at), LONGEST)
         rows = np.concatenate([self.state.past, np.concatenate([self.rows[self.path], self.elapsed[:, None]], 1)])
         self.half_frames = rows
-        return models.orchestration.conditions(torch.from_numpy(rows[None]), torch.from_numpy(np.array([self.style.voice])))
+        return models.orchestration.conditions(*map(torch.from_numpy, (rows[None], np.array([self.style.voice]))))
 
 
 def read(models: "Models", plans: Sequence[Plan]) -> list[States]:

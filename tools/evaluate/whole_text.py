@@ -44,7 +44,7 @@ class WholeTextPlan(Plan):
         self.elapsed = np.minimum(elapsed_in(self.path, before, at), LONGEST)
         rows = np.concatenate([self.state.past, np.concatenate([self.rows[self.path], self.elapsed[:, None]], 1)])
         self.half_frames = rows
-        return models.orchestration.conditions(torch.from_numpy(rows[None]), torch.from_numpy(np.array([self.style.voice])))
+        return models.orchestration.conditions(*map(torch.from_numpy, (rows[None], np.array([self.style.voice]))))
 
 
 def _memory(state: Any) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from .packed_linear import PackedLinear
 
 
 class ConditionEncoder:
-    """``x += convolution(silu(x))`` over a stream's half-frames, from what each says; then several side by side become the
-    denoiser's conditions.
+    """``x += convolution(silu(x))`` over a stream's half-frames, from what each says; then several side by side become
+    the denoiser's conditions.
 
     Equal to ``orchestrator.condition``'s encoder of ``alignment_features`` up to rounding. A stream's result depends
-    neither on the others in the call nor on the number of threads. Immutable; any number of threads may call it at once.
+    neither on the others in the call nor on the number of threads. Immutable; any number of threads may call it at
+    once.
 
     Attributes:
         width: channels of a half-frame.
@@ -41,13 +42,13 @@ class ConditionEncoder:
         tables = [x.detach().to("cpu", torch.float32).contiguous() for x in (unit, stress, times, voice)]
         self.width = times.shape[-1]
         if any(x.ndim != 2 or x.shape[1] != self.width for x in tables) or len(times) != 4:
-            raise ConfigError(f"tables are {[tuple(x.shape) for x in tables]}", hint="(ids, width), of times (4, width)")
+            raise ConfigError(f"tables are {[tuple(x.shape) for x in tables]}", hint="(ids, width), times (4, width)")
         self.convolutions, self.to_audio, self.to_video = list(convolutions), to_audio, to_video
         self.audio, self.video = audio, video
         try:
             self._native = native.ConditionEncoder(
-                [(x.data_ptr(), x.numel()) for x in tables], [layer._packed for layer in convolutions], to_audio._packed,
-                to_video._packed, longest, audio, video)
+                [(x.data_ptr(), x.numel()) for x in tables], [layer._packed for layer in convolutions],
+                to_audio._packed, to_video._packed, longest, audio, video)
         except ValueError as error:
             raise ConfigError(str(error), hint="see ConditionEncoder") from None
         self._least = max(first + count * layer.in_features // self.width
@@ -57,7 +58,7 @@ class ConditionEncoder:
         """Conditions of picture and sound, float32 (B, results, output) each.
 
         Args:
-            rows: int64 (B, T, 4), contiguous, on the CPU: unit, stress, word start, and half-frames since the unit began.
+            rows: int64 (B, T, 4), contiguous, on the CPU: unit, stress, word start, half-frames since the unit began.
             voices: int64 (B,).
 
         Raises:

@@ -38,8 +38,8 @@ class ConditionLayer:
 class ConditionHead:
     """Which unit of the transcript each half-frame of a chunk says: the pointer's logits, and how far it is through it.
 
-    Equal to ``Orchestrator.align`` up to rounding. A stream's result depends neither on the others in the call nor on the
-    number of threads. Immutable; any number of threads may call it at once.
+    Equal to ``Orchestrator.align`` up to rounding. A stream's result depends neither on the others in the call nor on
+    the number of threads. Immutable; any number of threads may call it at once.
 
     Attributes:
         width, heads, bins: sizes; ``bins`` of a half-frame's sound.

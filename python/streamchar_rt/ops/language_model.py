@@ -84,7 +84,7 @@ class LanguageModel:
             x: embeddings, float32 (B, T, width), contiguous, on the CPU.
             rope: float32 (T, head_dim / 2, 2), contiguous: cosine and sine by which channels i and i + head_dim / 2 of
                 a token turn.
-            present: bool (B, T), contiguous: False where there is no token, which no other one sees; None: all are there.
+            present: bool (B, T), contiguous: False where there is no token, which none sees; None: all are there.
             out: where to write; may be x.
 
         Raises:

@@ -13,9 +13,9 @@ from .packed_linear import PackedLinear
 class TranscriptReader:
     """States of a language model over [voice | window | history], and the pointer's keys of the window's units.
 
-    A unit's embedding is the sum of its unit, stress, word start and place in the window; a token of history is a linear
-    layer of its sound. Keys are ``key(state + embedding)``. A stream's result depends neither on the others in the call
-    nor on the number of threads. Immutable; any number of threads may call it at once.
+    A unit's embedding is the sum of its unit, stress, word start and place in the window; a token of history is a
+    linear layer of its sound. Keys are ``key(state + embedding)``. A stream's result depends neither on the others in the
+    call nor on the number of threads. Immutable; any number of threads may call it at once.
 
     Attributes:
         window, history_tokens, sound: units in sight, tokens of history, and numbers of each.
@@ -30,10 +30,12 @@ class TranscriptReader:
         Raises:
             ConfigError: on shapes that do not fit together.
         """
-        tables = [x.detach().to("cpu", torch.float32).contiguous() for x in (unit, stress, word_start, voice, place, rope)]
-        if any(x.ndim != 2 or x.shape[1] != model.width for x in tables[:5]) or rope.shape[1:] != (model.head_dim // 2, 2):
+        given = unit, stress, word_start, voice, place, rope
+        tables = [x.detach().to("cpu", torch.float32).contiguous() for x in given]
+        turns = model.head_dim // 2, 2
+        if any(x.ndim != 2 or x.shape[1] != model.width for x in tables[:5]) or rope.shape[1:] != turns:
             raise ConfigError(f"tables and rope are {[tuple(x.shape) for x in tables]}",
-                              hint=f"(ids, {model.width}) and (tokens, {model.head_dim // 2}, 2)")
+                              hint=f"(ids, {model.width}) and (tokens, *{turns})")
         self.model, self.history, self.key = model, history, key
         self.window, self.sound = place.shape[0], history.in_features
         self.history_tokens = rope.shape[0] - 1 - self.window

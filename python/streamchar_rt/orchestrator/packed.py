@@ -23,8 +23,8 @@ class PlainOrchestrator:
     def read(self, units: torch.Tensor, history: torch.Tensor, voices: torch.Tensor) -> States:
         """The language model's states.
 
-        ``units``: int64 (B, window, 3): unit, stress, word start; ``history``: float32 (B, history_tokens, 2 * mel_bins);
-        ``voices``: int64 (B,).
+        ``units``: int64 (B, window, 3): unit, stress, word start; ``voices``: int64 (B,);
+        ``history``: float32 (B, history_tokens, 2 * mel_bins).
         """
         return self.net.encode(TranscriptWindow(*units.unbind(-1)), history, voices)
 
@@ -38,10 +38,8 @@ class PlainOrchestrator:
 
 
 class PackedOrchestrator:
-    """``PlainOrchestrator`` with a native call for each, in float32. Takes the layers away from the nets: they are not kept
-    twice.
-
-    A stream's bytes depend neither on the others in a call nor on the number of threads.
+    """``PlainOrchestrator`` with a native call for each, in float32. Takes the layers away from the nets: they are not
+    kept twice. A stream's bytes depend neither on the others in a call nor on the number of threads.
     """
 
     def __init__(self, net: Orchestrator, condition: ConditionEncoder):
@@ -83,8 +81,8 @@ def serves(config: OrchestratorConfig) -> bool:
 
 
 def pack_language_model(llm: Qwen3Model, tokens: int) -> tuple[ops.LanguageModel, torch.Tensor]:
-    """The layers of transformers' model with packed weights, which are taken away from it, and the rotation of the first
-    ``tokens`` places, float32 (tokens, head_dim / 2, 2)."""
+    """The layers of transformers' model with packed weights, which are taken away from it, and the rotation of the
+    first ``tokens`` places, float32 (tokens, head_dim / 2, 2)."""
     config = llm.config
 
     def layer(given: nn.Module) -> ops.DecoderLayer:
