@@ -22,6 +22,7 @@ pybind11_add_module(_native MODULE NO_EXTRAS
   csrc/bindings/transcript_reader.cc
   csrc/bindings/condition_head.cc
   csrc/bindings/condition_encoder.cc
+  csrc/bindings/vocoder_layers.cc
   csrc/bindings/layout.cc
   ${core_objects})
 target_include_directories(_native PRIVATE csrc)

@@ -37,6 +37,7 @@ void bind_language_model(pybind11::module_& module);
 void bind_transcript_reader(pybind11::module_& module);
 void bind_condition_head(pybind11::module_& module);
 void bind_condition_encoder(pybind11::module_& module);
+void bind_vocoder_layers(pybind11::module_& module);
 void bind_kernels(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
 void bind_istft(pybind11::module_& module);

@@ -20,7 +20,7 @@
 namespace streamchar {
 
 enum class LinearStorage { kFloat32, kBFloat16, kInt8 };
-enum class Activation { kNone, kGeluTanh };
+enum class Activation { kNone, kGeluTanh, kGelu };
 
 // Weights lie in tiles of 16 outputs. A tile is [inputs / group][16][group] with as many inputs in a group as fit 32
 // bits: what AMX takes as its second operand, and VDPBF16PS and VPDPBUSD as a vector; of float32, one.

@@ -1,4 +1,4 @@
-// What chains check of the parts that they are made of and the numbers that they look up.
+// Parts that chains have in common, and what they check of them and of the numbers that they look up.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,11 @@ namespace streamchar {
 
 inline constexpr float kLayerNormEps = 1e-5f;
 
+// Layer norm with a weight of 1 + scale.
+struct ShiftedNorm {
+  std::vector<float> shift, scale;  // (width,)
+};
+
 // Throws std::invalid_argument unless there is a layer of that shape.
 inline void check_linear(const std::string& chain, const PackedLinear* linear, int inputs, int outputs) {
   if (!linear || linear->weights().inputs != inputs || linear->weights().outputs != outputs) {
@@ -24,6 +29,11 @@ inline void check_size(const std::string& chain, const std::vector<float>& vecto
   if (vector.size() != static_cast<std::size_t>(size)) {
     throw std::invalid_argument("a norm or table of " + chain + " has the wrong size");
   }
+}
+
+inline void check_norm(const std::string& chain, const ShiftedNorm& norm, int width) {
+  check_size(chain, norm.shift, width);
+  check_size(chain, norm.scale, width);
 }
 
 // Throws std::out_of_range unless `id` is a row of a table (ids, width).

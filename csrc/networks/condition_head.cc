@@ -16,14 +16,10 @@ namespace streamchar {
 ConditionHead::ConditionHead(ConditionHeadParts parts) : parts_(std::move(parts)), ones_(width(), 1.0f) {
   const int width = this->width();
   const std::string self = "a condition head";
-  const auto check_norm = [&](const ShiftedNorm& norm) {
-    check_size(self, norm.shift, width);
-    check_size(self, norm.scale, width);
-  };
   check_linear(self, parts_.noisy.get(), parts_.noisy ? bins() : 0, width);
   check_linear(self, parts_.pointer.get(), width, width);
   check_linear(self, parts_.offset.get(), width, 1);
-  check_norm(parts_.final_norm);
+  check_norm(self, parts_.final_norm, width);
   for (const ConditionLayer& layer : parts_.layers) {
     const int hidden = layer.expand ? layer.expand->weights().outputs : 0;
     check_linear(self, layer.qkv.get(), width, 3 * width);
@@ -33,7 +29,7 @@ ConditionHead::ConditionHead(ConditionHeadParts parts) : parts_(std::move(parts)
     check_linear(self, layer.memory.get(), width, 2 * width);
     check_linear(self, layer.expand.get(), width, hidden);
     check_linear(self, layer.contract.get(), hidden, width);
-    for (const ShiftedNorm* norm : {&layer.self_norm, &layer.cross_norm, &layer.hidden_norm}) check_norm(*norm);
+    for (const ShiftedNorm* norm : {&layer.self_norm, &layer.cross_norm, &layer.hidden_norm}) check_norm(self, *norm, width);
     hidden_ = std::max(hidden_, hidden);
   }
 }

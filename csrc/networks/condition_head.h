@@ -14,13 +14,9 @@
 #include <vector>
 
 #include "kernels/packed_linear.h"
+#include "networks/chain_parts.h"
 
 namespace streamchar {
-
-// Layer norm with a weight of 1 + scale.
-struct ShiftedNorm {
-  std::vector<float> shift, scale;  // (width,)
-};
 
 struct ConditionLayer {
   std::shared_ptr<const PackedLinear> qkv;                // width to 3 * width

@@ -83,6 +83,8 @@ struct CpuKernels {
   // See cpu/sequence_attention_isa.h. panels: of one head.
   void (*sequence_attention)(const SequenceAttention& call, int kv_head, float* panels) noexcept;
   // See cpu/modulate_row.h and cpu/plain_rows_isa.h.
+  void (*layer_norm_row)(const float* x, const float* shift, const float* scale, int width, float eps,
+                         float* out) noexcept;
   void (*rms_norm_row)(const float* x, const float* weight, int width, float eps, float* out) noexcept;
   void (*silu_row)(const float* x, int width, float* out) noexcept;
   void (*swiglu_row)(const float* gate, const float* up, int width, float* out) noexcept;

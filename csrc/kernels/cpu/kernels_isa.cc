@@ -51,6 +51,10 @@ void sequence_attention(const SequenceAttention& call, int kv_head, float* panel
   sequence_attention_any(call, kv_head, panels);
 }
 
+void layer_norm(const float* x, const float* shift, const float* scale, int width, float eps, float* out) noexcept {
+  modulate_row(x, shift, scale, width, eps, out);
+}
+
 void rms_norm(const float* x, const float* weight, int width, float eps, float* out) noexcept {
   rms_norm_row(x, weight, width, eps, out);
 }
@@ -80,6 +84,7 @@ const CpuKernels kKernels = {
     .warp_row = warp_row,
     .blend_row = blend_row,
     .sequence_attention = sequence_attention,
+    .layer_norm_row = layer_norm,
     .rms_norm_row = rms_norm,
     .silu_row = silu_row,
     .swiglu_row = swiglu_row,

@@ -21,6 +21,7 @@ from .rope import Rope, rope_frequencies
 from .synthesis import istft_overlap_add
 from .transcript_reader import TranscriptReader
 from .video_layers import KnownCharacter, LatentDrawing, VideoLayers
+from .vocoder_layers import VocoderBlock, VocoderLayers
 
 __all__ = [
     "ConditionEncoder",
@@ -42,6 +43,8 @@ __all__ = [
     "Snapshot",
     "TranscriptReader",
     "VideoLayers",
+    "VocoderBlock",
+    "VocoderLayers",
     "adaln_modulate",
     "append",
     "attend",
