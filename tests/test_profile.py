@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from streamchar_rt import ops, profile
+from streamchar_rt.codecs.packed_vocoder import PackedVocoder
+from streamchar_rt.codecs.vocoder import Vocoder
 from streamchar_rt.errors import ConfigError
 from streamchar_rt.op_recorder import Call, Recorder
 from streamchar_rt.orchestrator.condition import ConditionConfig, ConditionEncoder
@@ -146,6 +148,16 @@ def test_the_orchestrators_calls_cost_what_their_nets_cost(rng):
         (call,) = [call for call in recorded(lambda: run(packed)) if call.flops]
         wanted = sum(call.flops for call in recorded(lambda: run(plain)))
         assert call.op == op and call.flops == pytest.approx(wanted, rel=0.04) and call.bytes > 0 and call.kind == "fp32"
+
+
+@torch.inference_mode()
+def test_the_vocoders_call_costs_what_its_layers_cost(rng):
+    net = Vocoder().eval()
+    plain, packed, mel = copy.deepcopy(net), PackedVocoder(net), torch.randn(2, int(rng.integers(7, 60)), 80)
+    state = plain.start(2)
+    (call,) = [call for call in recorded(lambda: packed.stream(mel, state)) if call.flops]
+    wanted = sum(call.flops for call in recorded(lambda: plain.stream(mel, state)))
+    assert call.op == "vocoder_layers" and call.flops == pytest.approx(wanted, rel=0.01) and call.kind == "fp32"
 
 
 def test_only_the_own_thread_is_recorded_and_nothing_stays_behind():

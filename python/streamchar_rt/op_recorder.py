@@ -27,6 +27,7 @@ from .ops.packed_conv import PackedConv
 from .ops.packed_linear import PackedLinear
 from .ops.transcript_reader import TranscriptReader
 from .ops.video_layers import LatentDrawing
+from .ops.vocoder_layers import VocoderLayers
 
 _PACKAGE = __package__ + "."
 _ACROSS = ("ops", "op_recorder", "threads")  # modules that work for whoever calls them
@@ -207,7 +208,8 @@ _COMPOSITE: dict[str, Callable[..., int]] = {
 _WARP_BYTES, _BLEND_BYTES = 4 * (64 + 64 + 10), 4 * (80 + 64) + 64
 _LABELS = {PackedLinear: "packed_linear", PackedConv: "packed_conv", JointBlocks: "joint_blocks",
            LatentDrawing: "video_layers", LanguageModel: "language_model", TranscriptReader: "transcript_reader",
-           ConditionHead: "condition_head", ConditionEncoder: "condition_encoder"}    # of what is called
+           ConditionHead: "condition_head", ConditionEncoder: "condition_encoder",
+           VocoderLayers: "vocoder_layers"}    # of what is called
 
 
 def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]]]]:
@@ -222,6 +224,7 @@ def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]
     yield TranscriptReader, "__call__", _reader_cost
     yield ConditionHead, "__call__", _head_cost
     yield ConditionEncoder, "__call__", _encoder_cost
+    yield VocoderLayers, "__call__", _vocoder_cost
     yield LatentDrawing, "begin", lambda drawing, *rest: _layers_cost(drawing, drawing.layers.common)
     yield LatentDrawing, "frame", _frame_cost
     yield linear, "cuda_fused_linear", _linear_cost
@@ -230,6 +233,7 @@ def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]
         yield native, "adaln_modulate", rows(1)
         yield native, "gated_residual", rows(2)
         yield native, "istft_overlap_add", _istft_cost
+        yield native, "audible_velocity", lambda batch, frames, bins, *rest: (0, 16 * batch * frames * bins, "fp32")
         places = lambda each: lambda frames, height, width, *rest: (0, each * frames * height * width, "fp32")
         yield native, "picture_warp", places(_WARP_BYTES)
         yield native, "picture_blend", places(_BLEND_BYTES)
@@ -309,6 +313,16 @@ def _encoder_cost(encoder, rows, voices) -> tuple[int, int, str]:
     flops, traffic, kind = _chain_cost(layers + ends, 0)
     moved = 8 * rows.numel() + 4 * sum(count * layer.out_features for layer, count in ends)
     return flops, traffic + moved, kind
+
+
+def _vocoder_cost(vocoder, mel, inputs, memories) -> tuple[int, int, str]:
+    (batch, frames, _), carried = mel.shape, vocoder.taps - 1
+    rows = batch * (frames + inputs.shape[2] - carried)
+    layers = [(vocoder.embed, rows), (vocoder.head, rows)]
+    layers += [(linear, rows) for block in vocoder.blocks for linear in (block.expand, block.contract)]
+    flops, traffic, kind = _chain_cost(layers, len(vocoder.blocks) * rows * vocoder.taps * vocoder.width)
+    moved = 2 * (inputs.numel() + sum(x.numel() for x in memories)) + mel.numel() + rows * vocoder.outputs
+    return flops, traffic + 4 * moved, kind
 
 
 def _rows_read(store, read) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .batching import together
 from .orchestrator.alignment import elapsed_in, monotonic_path
 from .orchestrator.condition import LONGEST
 from .orchestrator.model import States
@@ -72,8 +73,3 @@ def align(models: "Models", states: Sequence[States], mel: Sequence[torch.Tensor
     """The pointer's logits (slots + lookahead, W) for noisy mels (1, slots, bins) at flow time ``t``."""
     every = States(*(together(parts) for parts in zip(*((s.memory, s.keys, s.padding) for s in states))))
     return list(models.orchestration.align(every, together(mel), t))
-
-
-def together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The parts one after another along the first dimension; one alone as it is."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from .. import ops
+from ..batching import together
 from .dit import JointDiT, Style, patchify, unpatchify
 from .packed import Pair, PackedTransformer, PlainTransformer
 
@@ -72,7 +73,7 @@ class CachedDenoiser:
     def write_chunks(self, segment: str, caches: Sequence[ops.ContextCache], video: Sequence[torch.Tensor],
                      audio: Sequence[torch.Tensor]) -> None:
         """Finished chunks of several streams, tokens (1, 256, 48) and (1, 16, 160) each, as ``motion`` or ``sink``."""
-        tokens = self.dit.embed(torch.cat(video).to(self.dtype), torch.cat(audio).to(self.dtype))
+        tokens = self._transformer.embed(together(video), together(audio))
         self._run(tokens, self._clean, caches, (), segment)
         for cache in caches:
             cache.commit(segment)
@@ -84,16 +85,13 @@ class CachedDenoiser:
 
         Every sequence has an entry a stream, with a leading dimension of one.
         """
-        time = torch.tensor([t])
-        joined = [torch.cat(list(x)) for x in (video, audio, condition_video, condition_audio)]
+        joined = [together(x) for x in (video, audio, condition_video, condition_audio)]
         modulations, finals = zip(*(self._vector(t, style) for style in styles))
-        tokens = self.dit.embed(*(x.to(self.dtype) for x in joined))
-        tokens = self._run(tokens, torch.cat(modulations), caches, None, None)
-        velocities = []
-        for *part, final, noisy, condition in zip(*(x.split(1) for x in tokens), finals, audio, condition_audio):
-            v, residual = self._transformer.project(part, final)
-            velocities.append((v.float(), self.dit.audible_velocity(residual, noisy, condition.to(self.dtype), time)))
-        return velocities
+        tokens = self._run(self._transformer.embed(*joined), together(modulations), caches, None, None)
+        v, residual = self._transformer.project(tokens, tuple(map(together, zip(*finals))))
+        a = self._transformer.audible_velocity(residual, joined[1], joined[3], t)
+        v = v if v.dtype is torch.float32 else v.float()
+        return [(v, a)] if len(caches) == 1 else list(zip(v.split(1), a.split(1)))
 
     def unpatchify(self, video: torch.Tensor) -> torch.Tensor:
         """Tokens (1, video_tokens, features) to latents (1, latents, C, h, w)."""

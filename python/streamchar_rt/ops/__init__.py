@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from . import reference
 from .attention import append, attend
+from .audible_velocity import audible_velocity
 from .condition_encoder import ConditionEncoder
 from .condition_head import ConditionHead, ConditionLayer
 from .context_cache import ContextCache, Snapshot
@@ -48,6 +49,7 @@ __all__ = [
     "adaln_modulate",
     "append",
     "attend",
+    "audible_velocity",
     "fused_linear",
     "fused_linear_serves",
     "gated_residual",
