@@ -1,5 +1,7 @@
-"""adaln_modulate, gated_residual and istft_overlap_add against the torch expressions that they stand for."""
+"""adaln_modulate, gated_residual, the vocoder and istft_overlap_add against the torch expressions that they stand for."""
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch.nn.functional as F
 
 from streamchar_rt import ops
 from streamchar_rt.codecs.mel import HOP, N_FFT
+from streamchar_rt.codecs.packed_vocoder import PackedVocoder
 from streamchar_rt.codecs.vocoder import Vocoder, VocoderConfig
 
 from .in_turns import take_turns, threads_set
@@ -42,6 +45,28 @@ def test_gated_residual(benchmark, threads):
     gate = torch.randn(1, 1, WIDTH)
     ways = {"native": lambda: ops.gated_residual(x, gate, update), "torch": lambda: x + gate * update}
     compare(benchmark, ways, threads, traffic=3 * x.nbytes)
+
+
+@on_threads
+def test_vocoder_layers(benchmark, threads):
+    """The vocoder of `mini` but for spectra and their inverse, a chunk's frames at once."""
+    net = Vocoder().eval().requires_grad_(False)
+    plain, mel, state = copy.deepcopy(net), torch.randn(BATCH, FRAMES, net.config.mel_bins), net.start()
+    layers = PackedVocoder(net).layers
+    ways = {
+        "native": lambda: layers(mel, state.inputs, state.blocks)[0],
+        "torch": lambda: head_of(plain, mel, state),
+    }
+    compare(benchmark, ways, threads, traffic=layers.nbytes)
+
+
+def head_of(vocoder, mel, state):
+    """What ``Vocoder.spectrum`` makes spectra of."""
+    x = vocoder.embed(torch.cat([state.inputs, (mel / 2.5 + 2.0).transpose(1, 2)], 2))
+    x = vocoder.embed_norm(x.transpose(1, 2)).transpose(1, 2)
+    for block, memory in zip(vocoder.blocks, state.blocks):
+        x, _ = block(x, memory)
+    return vocoder.head(vocoder.final_norm(x.transpose(1, 2)))
 
 
 @on_threads

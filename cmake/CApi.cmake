@@ -10,8 +10,11 @@ add_library(streamchar SHARED
   csrc/capi/rows.cc
   csrc/capi/linear.cc
   csrc/capi/joint_blocks.cc
+  csrc/capi/language_model.cc
   csrc/capi/conv.cc
   csrc/capi/picture.cc
+  csrc/capi/part_motion.cc
+  csrc/capi/video_decoder.cc
   csrc/capi/sound.cc
   ${core_objects})
 add_library(streamchar::streamchar ALIAS streamchar)
@@ -21,7 +24,7 @@ target_include_directories(streamchar
 target_compile_options(streamchar PRIVATE ${warnings})
 target_compile_definitions(streamchar PRIVATE SC_BUILDING_LIBRARY SC_VERSION="${PROJECT_VERSION}")
 target_link_libraries(streamchar PRIVATE Threads::Threads)
-set_target_properties(streamchar PROPERTIES VERSION 1.1.0 SOVERSION 1)  # the ABI's, see SC_ABI_MAJOR
+set_target_properties(streamchar PROPERTIES VERSION 1.2.0 SOVERSION 1)  # the ABI's, see SC_ABI_MAJOR
 if(UNIX AND NOT APPLE)
   set(exports ${CMAKE_SOURCE_DIR}/csrc/capi/exports.map)
   target_link_options(streamchar PRIVATE -Wl,--version-script=${exports} -Wl,--gc-sections -Wl,--no-undefined -s)

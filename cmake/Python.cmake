@@ -18,6 +18,11 @@ pybind11_add_module(_native MODULE NO_EXTRAS
   csrc/bindings/video_decoder.cc
   csrc/bindings/context.cc
   csrc/bindings/networks.cc
+  csrc/bindings/language_model.cc
+  csrc/bindings/transcript_reader.cc
+  csrc/bindings/condition_head.cc
+  csrc/bindings/condition_encoder.cc
+  csrc/bindings/vocoder_layers.cc
   csrc/bindings/layout.cc
   ${core_objects})
 target_include_directories(_native PRIVATE csrc)

@@ -12,6 +12,7 @@ pytest.importorskip("skia", reason="the studio draws with skia-python")
 pytest.importorskip("pocketsphinx")
 from streamchar_rt.model_state import _Units  # noqa: E402
 from streamchar_rt.orchestrator.condition import LONGEST, ConditionEncoder  # noqa: E402
+from streamchar_rt.orchestrator.packed import PlainOrchestrator  # noqa: E402
 from streamchar_rt.orchestrator.units import END, FIRST_PHONE, NUM_UNITS, PAD  # noqa: E402
 from tests.small_training import small_streams  # noqa: E402
 from tests.test_reports import check_self_contained, curve, distances  # noqa: E402
@@ -47,8 +48,11 @@ def test_a_row_brings_its_own_weights(tmp_path, seeded):
     row = ablations.Row("x", "teacher")
     assert set(ablations.tensors_of(row, folders)) == set(tensors)
     with ablations.engine_of(row, folders, "mini", 1) as engine:
-        own = engine.models.condition.state_dict()
-        assert all(torch.equal(own[k], v) for k, v in encoder.state_dict().items())
+        rows, voice = torch.randint(0, 3, (1, 48, 4)), torch.tensor([1])
+        with torch.no_grad():
+            wanted = PlainOrchestrator(None, encoder).conditions(rows, voice)
+        for own, want in zip(engine.models.orchestration.conditions(rows, voice), wanted):
+            assert torch.allclose(own, want, atol=1e-4)
     first = ablations.mark_of(row, folders)
     tensors["condition.embed.bias"] = tensors["condition.embed.bias"] + 1e-3
     folders["teacher"] = checkpoint(tmp_path / "b", tensors)
@@ -100,7 +104,8 @@ def test_the_whole_turn_is_in_the_window(rng):
 
 def test_without_a_pointer_the_model_says_where_it_is(rng):
     config = SimpleNamespace(window_before=0, window=24, slots=32)
-    models = SimpleNamespace(orchestrator=SimpleNamespace(config=config), condition=lambda features, voice: None)
+    models = SimpleNamespace(orchestrator=SimpleNamespace(config=config),
+                             orchestration=SimpleNamespace(conditions=lambda rows, voices: None))
     units = _Units()
     turn = [(int(k), 0, 0) for k in rng.integers(FIRST_PHONE, NUM_UNITS, 12)] + [(END, 0, 0)]
     units.rows += turn

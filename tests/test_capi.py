@@ -150,7 +150,8 @@ def test_handles_of_another_kind_are_refused(capi, context):
     capi.sc_snapshot_destroy(snapshot)
     capi.sc_linear_destroy(linear)
     capi.sc_conv_destroy(conv)
-    for kind in ("context", "snapshot", "linear", "conv", "joint_blocks"):
+    for kind in ("context", "snapshot", "linear", "conv", "joint_blocks", "language_model", "part_motion", "video_decoder",
+                 "latent_drawing"):
         getattr(capi, f"sc_{kind}_destroy")(None)
 
 

@@ -1,6 +1,7 @@
 """``streamchar profile``: what is counted for an op, the tables and the trace."""
 from __future__ import annotations
 
+import copy
 import json
 import threading
 
@@ -9,8 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from streamchar_rt import ops, profile
+from streamchar_rt.codecs.packed_vocoder import PackedVocoder
+from streamchar_rt.codecs.vocoder import Vocoder
 from streamchar_rt.errors import ConfigError
 from streamchar_rt.op_recorder import Call, Recorder
+from streamchar_rt.orchestrator.condition import ConditionConfig, ConditionEncoder
+from streamchar_rt.orchestrator.model import Orchestrator, OrchestratorConfig
+from streamchar_rt.orchestrator.packed import PackedOrchestrator, PlainOrchestrator
 from streamchar_rt.profile import Ceilings, Profile
 from tests.stand_in import make_engine
 
@@ -123,6 +129,35 @@ def test_a_drawing_costs_what_its_ops_cost():
     again = sum(conv.nbytes for conv, _, _ in ops.VideoLayers(**given).of_frame)
     assert total(calls, "bytes") == total(one_by_one, "bytes") + 3 * again
     assert {call.kind for call in calls} == {call.kind for call in one_by_one if call.op == "packed_conv"}
+
+
+@torch.inference_mode()
+def test_the_orchestrators_calls_cost_what_their_nets_cost(rng):
+    """Products of the torch nets, whose attention has no cheaper causal half; nothing else is recorded inside."""
+    config, condition_config = OrchestratorConfig(), ConditionConfig()
+    nets = Orchestrator(config).eval(), ConditionEncoder(condition_config).eval()
+    plain = PlainOrchestrator(*copy.deepcopy(nets))
+    packed, batch = PackedOrchestrator(*nets), int(rng.integers(1, 4))
+    units, voices = torch.ones(batch, config.window, 3, dtype=torch.int64), torch.zeros(batch, dtype=torch.int64)
+    history, noisy = torch.randn(batch, config.history_tokens, 160), torch.randn(batch, config.slots, config.mel_bins)
+    rows, states = torch.zeros(batch, 48, 4, dtype=torch.int64), plain.read(units, history, voices)
+    packed.align(states, noisy, 0.5)                          # the time's own layers run once
+    for op, run in (("transcript_reader", lambda net: net.read(units, history, voices)),
+                    ("condition_head", lambda net: net.align(states, noisy, 0.5)),
+                    ("condition_encoder", lambda net: net.conditions(rows, voices))):
+        (call,) = [call for call in recorded(lambda: run(packed)) if call.flops]
+        wanted = sum(call.flops for call in recorded(lambda: run(plain)))
+        assert call.op == op and call.flops == pytest.approx(wanted, rel=0.04) and call.bytes > 0 and call.kind == "fp32"
+
+
+@torch.inference_mode()
+def test_the_vocoders_call_costs_what_its_layers_cost(rng):
+    net = Vocoder().eval()
+    plain, packed, mel = copy.deepcopy(net), PackedVocoder(net), torch.randn(2, int(rng.integers(7, 60)), 80)
+    state = plain.start(2)
+    (call,) = [call for call in recorded(lambda: packed.stream(mel, state)) if call.flops]
+    wanted = sum(call.flops for call in recorded(lambda: plain.stream(mel, state)))
+    assert call.op == "vocoder_layers" and call.flops == pytest.approx(wanted, rel=0.01) and call.kind == "fp32"
 
 
 def test_only_the_own_thread_is_recorded_and_nothing_stays_behind():

@@ -188,7 +188,8 @@ def test_the_paced_pointer_keeps_its_pace(rng):
     from tools.evaluate.take import PacedPlan
 
     config = SimpleNamespace(window_before=4, window=24, slots=32)
-    models = SimpleNamespace(orchestrator=SimpleNamespace(config=config), condition=lambda features, voice: None)
+    models = SimpleNamespace(orchestrator=SimpleNamespace(config=config),
+                             orchestration=SimpleNamespace(conditions=lambda rows, voices: None))
     units = _Units()
     kinds = [*rng.integers(FIRST_PHONE, NUM_UNITS, 6), PAUSE_SHORT, *rng.integers(FIRST_PHONE, NUM_UNITS, 9), END]
     units.rows += [(int(kind), 0, 0) for kind in kinds]

@@ -17,6 +17,8 @@ using Address = std::uintptr_t;
 
 inline const float* floats(Address address) { return reinterpret_cast<const float*>(address); }
 inline float* writable_floats(Address address) { return reinterpret_cast<float*>(address); }
+inline const int64_t* integers(Address address) { return reinterpret_cast<const int64_t*>(address); }
+inline std::vector<float> copied(Address address, int64_t count) { return {floats(address), floats(address) + count}; }
 
 // (address, token stride, head stride); for RowView (address, batch stride, token stride)
 using View = std::tuple<Address, int64_t, int64_t>;
@@ -31,6 +33,11 @@ inline HeadNorm head_norm(Address weight, const std::vector<int32_t>& bounds, fl
 
 void bind_context(pybind11::module_& module);
 void bind_networks(pybind11::module_& module);
+void bind_language_model(pybind11::module_& module);
+void bind_transcript_reader(pybind11::module_& module);
+void bind_condition_head(pybind11::module_& module);
+void bind_condition_encoder(pybind11::module_& module);
+void bind_vocoder_layers(pybind11::module_& module);
 void bind_kernels(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
 void bind_istft(pybind11::module_& module);

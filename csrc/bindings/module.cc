@@ -13,6 +13,11 @@ PYBIND11_MODULE(_native, module) {
   streamchar::bindings::bind_video_decoder(module);
   streamchar::bindings::bind_context(module);
   streamchar::bindings::bind_networks(module);
+  streamchar::bindings::bind_language_model(module);
+  streamchar::bindings::bind_transcript_reader(module);
+  streamchar::bindings::bind_condition_head(module);
+  streamchar::bindings::bind_condition_encoder(module);
+  streamchar::bindings::bind_vocoder_layers(module);
   streamchar::bindings::bind_layout(module);
 #if defined(SC_WITH_CUDA)
   streamchar::bindings::bind_cuda(module);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "networks/audible_velocity.h"
 #include "networks/joint_blocks.h"
 
 namespace streamchar::bindings {
@@ -22,9 +23,6 @@ using HalfTuple = std::tuple<Linear, Linear, Linear, Linear, Address, Address, A
 using ReadTuple = std::tuple<int, int, Address>;
 
 std::unique_ptr<JointBlocks> make(int heads, int head_dim, const std::vector<std::pair<HalfTuple, HalfTuple>>& blocks) {
-  const auto copied = [](Address address, int count) {
-    return std::vector<float>(floats(address), floats(address) + count);
-  };
   const auto half = [&](const HalfTuple& given) {
     const auto& [qkv, out, expand, contract, table, q_norm, k_norm] = given;
     return JointHalf{qkv, out, expand, contract, copied(table, 6 * heads * head_dim), copied(q_norm, head_dim),
@@ -55,11 +53,27 @@ void run(const JointBlocks& blocks, const std::vector<CpuContext*>& contexts,
               .store = store});
 }
 
+void velocity(int streams, int frames, int bins, int span, float lost, float t, float variance, Address residual,
+              Address noisy, Address mean, Address out) {
+  audible_velocity({.streams = streams,
+                    .frames = frames,
+                    .bins = bins,
+                    .span = span,
+                    .lost = lost,
+                    .t = t,
+                    .variance = variance,
+                    .residual = floats(residual),
+                    .noisy = floats(noisy),
+                    .mean = floats(mean),
+                    .out = writable_floats(out)});
+}
+
 }  // namespace
 
 void bind_networks(py::module_& module) {
   using NoGil = py::call_guard<py::gil_scoped_release>;
   py::class_<JointBlocks>(module, "JointBlocks").def(py::init(&make)).def("run", &run, NoGil());
+  module.def("audible_velocity", &velocity, NoGil());
 }
 
 }  // namespace streamchar::bindings

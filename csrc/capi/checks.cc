@@ -15,6 +15,10 @@ const char* kind_name(Kind kind) {
     case Kind::kLinear: return "sc_linear";
     case Kind::kConv: return "sc_conv";
     case Kind::kJointBlocks: return "sc_joint_blocks";
+    case Kind::kLanguageModel: return "sc_language_model";
+    case Kind::kPartMotion: return "sc_part_motion";
+    case Kind::kVideoDecoder: return "sc_video_decoder";
+    case Kind::kLatentDrawing: return "sc_latent_drawing";
   }
   return "handle";
 }
@@ -77,6 +81,11 @@ void check_finite(const char* name, const float* data, int64_t count) {
            "a model that is not damaged");
     }
   }
+}
+
+std::vector<float> copied_vector(const std::string& name, const float* data, int64_t count) {
+  check_finite(name.c_str(), check_pointer(name.c_str(), data), count);
+  return {data, data + count};
 }
 
 void check_struct(const char* name, const void* given, std::size_t known) {

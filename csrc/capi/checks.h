@@ -10,6 +10,7 @@
 #include <new>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "cache/context_cache.h"
 #include "streamchar/streamchar.h"
@@ -56,6 +57,9 @@ void check_eps(float eps);
 // Weights.
 void check_finite(const char* name, const float* data, int64_t count);
 
+// A copy of weights, which are there and finite.
+std::vector<float> copied_vector(const std::string& name, const float* data, int64_t count);
+
 // Sized structs. A larger one is of a later version: it is taken if what this version does not know is zero.
 void check_struct(const char* name, const void* given, std::size_t known);
 
@@ -81,7 +85,11 @@ enum class Kind : uint32_t {
   kSnapshot = 0x5C0C0DE2,
   kLinear = 0x5C0C0DE3,
   kConv = 0x5C0C0DE4,
-  kJointBlocks = 0x5C0C0DE5
+  kJointBlocks = 0x5C0C0DE5,
+  kLanguageModel = 0x5C0C0DE6,
+  kPartMotion = 0x5C0C0DE7,
+  kVideoDecoder = 0x5C0C0DE8,
+  kLatentDrawing = 0x5C0C0DE9
 };
 
 void check_handle(const void* given, Kind kind);

@@ -1,22 +1,15 @@
 // Convolutions.
+#include <memory>
 #include <string>
 
-#include "capi/checks.h"
-#include "kernels/packed_conv.h"
+#include "capi/conv.h"
 
 using namespace streamchar;
 using namespace streamchar::capi;
 
-struct sc_conv {
-  static constexpr Kind kKind = Kind::kConv;
-  const Kind kind = kKind;
-  PackedConv conv;
-};
-
 namespace {
 
 constexpr int32_t kMaxRowProducts = 66000;  // of a filter's row: 32 bits have room for their sum
-constexpr int64_t kMaxRowNumbers = 1 << 22;  // of a row of pixels: a thread holds a few rows
 
 ConvShape read_shape(const sc_conv_params& params) {
   if (params.size != 1 && params.size != 3) {
@@ -70,7 +63,7 @@ sc_status sc_conv_create(const sc_conv_params* given, sc_conv** out) {
     check_finite("weight", check_pointer("weight", params.weight), shape.outputs() * taps);
     if (params.bias) check_finite("bias", params.bias, shape.outputs());
     check_pointer("out", out);
-    *out = new sc_conv{.conv = PackedConv(params.weight, params.bias, shape)};
+    *out = new sc_conv{.conv = std::make_shared<PackedConv>(params.weight, params.bias, shape)};
   });
 }
 
@@ -81,12 +74,12 @@ void sc_conv_destroy(sc_conv* conv) {
 }
 
 sc_status sc_conv_read(const sc_conv* conv, float* weight) {
-  return guarded([&] { handle(conv).conv.read(check_pointer("weight", weight)); });
+  return guarded([&] { handle(conv).conv->read(check_pointer("weight", weight)); });
 }
 
 sc_status sc_conv_apply(const sc_conv* conv, const sc_conv_apply_call* given) {
   return guarded([&] {
-    const PackedConv& layer = handle(conv).conv;
+    const PackedConv& layer = *handle(conv).conv;
     const auto call = read_struct("call", given);
     check_range("batch", call.batch, 1, kMaxCount);
     check_range("height", call.height, 1, kMaxCount);

@@ -24,38 +24,19 @@ struct sc_joint_blocks {
 
 namespace {
 
-using SharedLinear = std::shared_ptr<const PackedLinear>;
-
 constexpr int kVectors = 6;  // of a table
-
-std::vector<float> copied(const std::string& name, const float* data, int count) {
-  check_finite(name.c_str(), check_pointer(name.c_str(), data), count);
-  return {data, data + count};
-}
-
-SharedLinear layer(const std::string& name, const sc_linear* given, int64_t inputs, int64_t outputs) {
-  check_pointer(name.c_str(), given);
-  const SharedLinear& linear = handle(given).linear;
-  const PackedWeights& weights = linear->weights();
-  if (weights.inputs != inputs || weights.outputs != outputs) {
-    fail(SC_E_INVALID_ARGUMENT,
-         name + " is " + std::to_string(weights.inputs) + " to " + std::to_string(weights.outputs) + " channels",
-         std::to_string(inputs) + " to " + std::to_string(outputs));
-  }
-  return linear;
-}
 
 JointHalf half(const std::string& name, const sc_joint_half& given, int heads, int head_dim) {
   const int width = heads * head_dim;
   check_pointer((name + ".expand").c_str(), given.expand);
   const int hidden = handle(given.expand).linear->weights().outputs;
-  return {.qkv = layer(name + ".qkv", given.qkv, width, int64_t{3} * width),
-          .out = layer(name + ".out", given.out, width, width),
-          .expand = layer(name + ".expand", given.expand, width, hidden),
-          .contract = layer(name + ".contract", given.contract, hidden, width),
-          .table = copied(name + ".table", given.table, kVectors * width),
-          .q_norm = copied(name + ".q_norm", given.q_norm, head_dim),
-          .k_norm = copied(name + ".k_norm", given.k_norm, head_dim)};
+  return {.qkv = chain_layer(name + ".qkv", given.qkv, width, int64_t{3} * width),
+          .out = chain_layer(name + ".out", given.out, width, width),
+          .expand = chain_layer(name + ".expand", given.expand, width, hidden),
+          .contract = chain_layer(name + ".contract", given.contract, hidden, width),
+          .table = copied_vector(name + ".table", given.table, kVectors * width),
+          .q_norm = copied_vector(name + ".q_norm", given.q_norm, head_dim),
+          .k_norm = copied_vector(name + ".k_norm", given.k_norm, head_dim)};
 }
 
 void check_shape(const sc_joint_blocks& self, const ContextShape& shape) {

@@ -24,6 +24,22 @@ BatchVector batch_vector(const sc_batch_vector& vector) { return {vector.data, v
 
 }  // namespace
 
+namespace streamchar::capi {
+
+SharedLinear chain_layer(const std::string& name, const sc_linear* given, int64_t inputs, int64_t outputs) {
+  check_pointer(name.c_str(), given);
+  const SharedLinear& linear = handle(given).linear;
+  const PackedWeights& weights = linear->weights();
+  if (weights.inputs != inputs || weights.outputs != outputs) {
+    fail(SC_E_INVALID_ARGUMENT,
+         name + " is " + std::to_string(weights.inputs) + " to " + std::to_string(weights.outputs) + " channels",
+         std::to_string(inputs) + " to " + std::to_string(outputs));
+  }
+  return linear;
+}
+
+}  // namespace streamchar::capi
+
 void sc_linear_apply_call_init(sc_linear_apply_call* call, uint32_t struct_size) {
   sc_linear_apply_call defaults{};
   defaults.rows_per_batch = 1;

@@ -1,7 +1,9 @@
 // The handle of a linear layer.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <string>
 
 #include "capi/checks.h"
 #include "kernels/packed_linear.h"
@@ -11,3 +13,12 @@ struct sc_linear {
   const streamchar::capi::Kind kind = kKind;
   std::shared_ptr<const streamchar::PackedLinear> linear;  // shared with the chains that are made of it
 };
+
+namespace streamchar::capi {
+
+using SharedLinear = std::shared_ptr<const PackedLinear>;
+
+// A chain's layer of that shape.
+SharedLinear chain_layer(const std::string& name, const sc_linear* given, int64_t inputs, int64_t outputs);
+
+}  // namespace streamchar::capi

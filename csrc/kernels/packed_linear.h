@@ -1,5 +1,5 @@
-// packed_linear: y = activation(x W^T + bias) with weights packed once. Around it, where asked for, the two ops that
-// surround a transformer's linear layers: adaln_modulate of x before, gated_residual of y after.
+// packed_linear: y = activation(x W^T + bias) with weights packed once. Around it, where asked for, the ops that
+// surround a transformer's linear layers: adaln_modulate or RMSNorm of x before, gated_residual of y after.
 //
 // fp32: weights and inputs as they are, summed in their order.
 // bf16: weights are rounded to bfloat16, and inputs too where the machine multiplies bf16 pairs; sums are float32.
@@ -20,7 +20,7 @@
 namespace streamchar {
 
 enum class LinearStorage { kFloat32, kBFloat16, kInt8 };
-enum class Activation { kNone, kGeluTanh };
+enum class Activation { kNone, kGeluTanh, kGelu };
 
 // Weights lie in tiles of 16 outputs. A tile is [inputs / group][16][group] with as many inputs in a group as fit 32
 // bits: what AMX takes as its second operand, and VDPBF16PS and VPDPBUSD as a vector; of float32, one.
@@ -89,10 +89,11 @@ struct LinearCall {
   int rows_per_batch = 1;             // of the vectors below
   BatchVector shift;                  // (inputs,), both or neither: x becomes adaln_modulate(x, shift, scale, eps)
   BatchVector scale;
-  float eps = 0.0f;
+  float eps = 0.0f;                   // of either norm
   BatchVector gate;                   // (outputs,): y becomes residual + gate * y
   const float* residual = nullptr;    // (rows, outputs), channels contiguous; may be y
   int64_t residual_stride = 0;
+  const float* rms_weight = nullptr;  // (inputs,), without shift and scale: x becomes x / rms(x) * rms_weight
 };
 
 // Uses ThreadPool::global().

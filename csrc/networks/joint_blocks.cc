@@ -2,15 +2,15 @@
 
 #include <algorithm>
 #include <array>
-#include <stdexcept>
+#include <string>
 
 #include "kernels/thread_pool.h"
 #include "kernels/thread_scratch.h"
+#include "networks/chain_parts.h"
 
 namespace streamchar {
 namespace {
 
-constexpr float kLayerNormEps = 1e-5f;
 constexpr float kQkNormEps = 1e-6f;
 constexpr int kVectors = 6;  // of a modulation
 
@@ -55,29 +55,23 @@ void prepare(const JointPass& pass, int tokens) {
 
 const JointHalf& half_of(const JointBlock& block, bool audio) { return audio ? block.audio : block.video; }
 
-void check(const PackedLinear* linear, int inputs, int outputs) {
-  if (!linear || linear->weights().inputs != inputs || linear->weights().outputs != outputs) {
-    throw std::invalid_argument("a linear layer of a joint block has the wrong shape");
-  }
-}
-
 }  // namespace
 
 JointBlocks::JointBlocks(int heads, int head_dim, std::vector<JointBlock> blocks)
     : heads_(heads), head_dim_(head_dim), blocks_(std::move(blocks)) {
   const int width = this->width();
+  const std::string self = "a joint block";
   for (const JointBlock& block : blocks_) {
     Norms norms;
     for (const JointHalf* half : {&block.video, &block.audio}) {
       const int hidden = half->expand ? half->expand->weights().outputs : 0;
-      check(half->qkv.get(), width, 3 * width);
-      check(half->out.get(), width, width);
-      check(half->expand.get(), width, hidden);
-      check(half->contract.get(), hidden, width);
-      if (half->table.size() != static_cast<std::size_t>(kVectors * width) ||
-          half->q_norm.size() != static_cast<std::size_t>(head_dim) || half->k_norm.size() != half->q_norm.size()) {
-        throw std::invalid_argument("a table or norm of a joint block has the wrong size");
-      }
+      check_linear(self, half->qkv.get(), width, 3 * width);
+      check_linear(self, half->out.get(), width, width);
+      check_linear(self, half->expand.get(), width, hidden);
+      check_linear(self, half->contract.get(), hidden, width);
+      check_size(self, half->table, kVectors * width);
+      check_size(self, half->q_norm, head_dim);
+      check_size(self, half->k_norm, head_dim);
       hidden_ = std::max(hidden_, hidden);
       norms.q.insert(norms.q.end(), half->q_norm.begin(), half->q_norm.end());
       norms.k.insert(norms.k.end(), half->k_norm.begin(), half->k_norm.end());

@@ -17,6 +17,11 @@ Argument = TypeVar("Argument")
 Stage = Callable[[Sequence[Argument]], list[Any]]
 
 
+def together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The parts one after another along the first dimension; one alone as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
 class Batching:
     """Remembers which stages give the same bytes together. One per set of models, for all its lanes."""
 

@@ -8,9 +8,11 @@ from fractions import Fraction
 import numpy as np
 import torch
 
+from . import ops
 from .batching import Batching
 from .codecs.eyes import EyeNet
 from .codecs.packed_video import PackedVideoDecoder
+from .codecs.packed_vocoder import PackedVocoder
 from .codecs.video import MotionCode, ReferenceEncoder, VideoDecoder, to_straight
 from .codecs.vocoder import Vocoder
 from .denoiser.context import CachedDenoiser
@@ -18,9 +20,9 @@ from .denoiser.dit import JointDiT
 from .denoiser.resident import ResidentDenoiser
 from .lanes import Lanes
 from .nets import build_nets, empty_nets
-from .ops import Storage
 from .orchestrator.condition import ConditionEncoder
 from .orchestrator.model import Orchestrator
+from .orchestrator.packed import PackedOrchestrator, PlainOrchestrator, serves
 from .planner import PLANS
 from .resident import Placement, ResidentChain
 
@@ -63,14 +65,18 @@ class Models:
                  reference_encoder: ReferenceEncoder, video_decoder: VideoDecoder, latent_mean: torch.Tensor,
                  latent_std: torch.Tensor, eyes: EyeNet | None = None, default_steps: int = 4,
                  picture_dtype: torch.dtype = torch.float32, packed_pictures: bool = False, threads: int = 1,
-                 kernels: str = "auto", storage: Storage = "fp32", fps: Fraction | int = 25,
+                 kernels: str = "auto", storage: ops.Storage = "fp32", fps: Fraction | int = 25,
                  placement: Placement | None = None):
         self.device = torch.device("cpu" if placement is None else placement.device)
         freeze = lambda m: m.eval().requires_grad_(False)
         dtype = {} if placement else {"dtype": picture_dtype}
         picture = lambda m: freeze(m).to(memory_format=torch.channels_last, **dtype)
         self.picture_dtype, self.default_steps = placement.dtype if placement else picture_dtype, default_steps
-        self.orchestrator, self.condition, self.vocoder = freeze(orchestrator), freeze(condition), freeze(vocoder)
+        self.orchestrator, self.condition = freeze(orchestrator), freeze(condition)
+        native = placement is None and kernels != "reference" and ops.VocoderLayers.serves()
+        packed = native and serves(orchestrator.config)
+        self.orchestration = (PackedOrchestrator if packed else PlainOrchestrator)(orchestrator, condition)
+        self.vocoder = PackedVocoder(freeze(vocoder)) if native else freeze(vocoder)
         if placement is None:
             self.denoiser, self.chain = CachedDenoiser(freeze(dit), kernels, storage), None
         else:
@@ -90,13 +96,14 @@ class Models:
     @classmethod
     def from_parts(cls, manifest: Mapping, tensors: Mapping[str, torch.Tensor], *,
                    picture_dtype: torch.dtype = torch.float32, packed_pictures: bool = False, threads: int = 1,
-                   kernels: str = "auto", storage: Storage = "fp32",
+                   kernels: str = "auto", storage: ops.Storage = "fp32",
                    placement: Placement | None = None) -> "Models":
         """From a bundle's manifest and tensors; raises KeyError or RuntimeError where they do not fit together.
 
         ``picture_dtype``: of the reference encoder and the video decoder. ``packed_pictures``: pack the video decoder's
         weights as int8; it can then only be run through ``draw``. ``threads``: lanes. ``storage``: how native kernels
-        pack the denoiser's weights; its blocks can then only be run through it. None of them with a ``placement``.
+        pack the denoiser's weights. Nets that they run can be run through ``denoiser`` and ``orchestration`` alone.
+        None of them with a ``placement``.
         """
         config = manifest["model"]
         nets = build_nets(config) if placement is None else empty_nets(config, placement.device, placement.dtype)

@@ -19,10 +19,15 @@ from .ops import linear
 from .ops._device_store import DeviceStore
 from .ops._native import native
 from .ops._native_store import NativeStore
+from .ops.condition_encoder import ConditionEncoder
+from .ops.condition_head import ConditionHead
 from .ops.joint_blocks import JointBlocks
+from .ops.language_model import LanguageModel
 from .ops.packed_conv import PackedConv
 from .ops.packed_linear import PackedLinear
+from .ops.transcript_reader import TranscriptReader
 from .ops.video_layers import LatentDrawing
+from .ops.vocoder_layers import VocoderLayers
 
 _PACKAGE = __package__ + "."
 _ACROSS = ("ops", "op_recorder", "threads")  # modules that work for whoever calls them
@@ -202,7 +207,9 @@ _COMPOSITE: dict[str, Callable[..., int]] = {
 # Of a place of 4 x 4 pixels.
 _WARP_BYTES, _BLEND_BYTES = 4 * (64 + 64 + 10), 4 * (80 + 64) + 64
 _LABELS = {PackedLinear: "packed_linear", PackedConv: "packed_conv", JointBlocks: "joint_blocks",
-           LatentDrawing: "video_layers"}    # of what is called
+           LatentDrawing: "video_layers", LanguageModel: "language_model", TranscriptReader: "transcript_reader",
+           ConditionHead: "condition_head", ConditionEncoder: "condition_encoder",
+           VocoderLayers: "vocoder_layers"}    # of what is called
 
 
 def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]]]]:
@@ -213,6 +220,11 @@ def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]
     yield PackedLinear, "__call__", _packed_cost
     yield PackedConv, "__call__", _conv_cost
     yield JointBlocks, "__call__", _blocks_cost
+    yield LanguageModel, "__call__", lambda model, x, *rest, **more: _model_cost(model, *x.shape[:2])
+    yield TranscriptReader, "__call__", _reader_cost
+    yield ConditionHead, "__call__", _head_cost
+    yield ConditionEncoder, "__call__", _encoder_cost
+    yield VocoderLayers, "__call__", _vocoder_cost
     yield LatentDrawing, "begin", lambda drawing, *rest: _layers_cost(drawing, drawing.layers.common)
     yield LatentDrawing, "frame", _frame_cost
     yield linear, "cuda_fused_linear", _linear_cost
@@ -221,6 +233,7 @@ def _native_ops() -> Iterator[tuple[Any, str, Callable[..., tuple[int, int, str]
         yield native, "adaln_modulate", rows(1)
         yield native, "gated_residual", rows(2)
         yield native, "istft_overlap_add", _istft_cost
+        yield native, "audible_velocity", lambda batch, frames, bins, *rest: (0, 16 * batch * frames * bins, "fp32")
         places = lambda each: lambda frames, height, width, *rest: (0, each * frames * height * width, "fp32")
         yield native, "picture_warp", places(_WARP_BYTES)
         yield native, "picture_blend", places(_BLEND_BYTES)
@@ -257,6 +270,59 @@ def _blocks_cost(blocks, video, audio, modulation, caches, *, segments=None, **r
         flops, moved = flops + blocks.depth * work[0], moved + blocks.depth * work[1]
     layer = blocks.blocks[0][0].qkv
     return flops, moved, layer.storage if layer.pays(layer.storage) else "fp32"
+
+
+def _chain_cost(layers, attention: int) -> tuple[int, int, str]:
+    """Of (linear layer, rows) and attention's products; what passes between them stays in a cache."""
+    flops = 2 * sum(rows * layer.in_features * layer.out_features for layer, rows in layers)
+    return flops + 2 * attention, sum(layer.nbytes for layer, _ in layers), layers[0][0].storage
+
+
+def _model_cost(model, batch: int, tokens: int) -> tuple[int, int, str]:
+    """As if every token were there."""
+    layers = [(linear, batch * tokens) for x in model.layers for linear in (x.qkv, x.out, x.gate_up, x.down)]
+    flops, traffic, kind = _chain_cost(layers, model.depth * batch * tokens**2 * model.heads * model.head_dim)
+    return flops, traffic + 8 * batch * tokens * model.width, kind
+
+
+def _reader_cost(reader, units, history, voices) -> tuple[int, int, str]:
+    batch, tokens = units.shape[0], 1 + reader.window + reader.history_tokens
+    flops, traffic, kind = _model_cost(reader.model, batch, tokens)
+    around = _chain_cost([(reader.history, batch * reader.history_tokens), (reader.key, batch * reader.window)], 0)
+    moved = history.numel() + batch * reader.window * reader.model.width
+    return flops + around[0], traffic + around[1] + 4 * moved, kind
+
+
+def _head_cost(head, memory, keys, padding, noisy, base) -> tuple[int, int, str]:
+    batch, tokens, places = *memory.shape[:2], base.shape[0]
+    rows, slots = batch * places, batch * noisy.shape[1]
+    layers = [(head.noisy, slots), (head.pointer, rows), (head.offset, rows)]
+    for x in head.layers:
+        layers += [(linear, rows) for linear in (x.qkv, x.self_out, x.query, x.cross_out, x.expand, x.contract)]
+        layers.append((x.memory, batch * tokens))
+    attention = rows * (2 * len(head.layers) * (places + tokens) + keys.shape[1]) * head.width
+    flops, traffic, kind = _chain_cost(layers, attention)
+    moved = memory.numel() + keys.numel() + noisy.numel() + base.numel() + rows * (keys.shape[1] + 1)
+    return flops, traffic + 4 * moved, kind
+
+
+def _encoder_cost(encoder, rows, voices) -> tuple[int, int, str]:
+    batch, places = rows.shape[:2]
+    layers = [(layer, batch * places) for layer in encoder.convolutions]
+    ends = [(encoder.to_audio, batch * encoder.audio[1]), (encoder.to_video, batch * encoder.video[1])]
+    flops, traffic, kind = _chain_cost(layers + ends, 0)
+    moved = 8 * rows.numel() + 4 * sum(count * layer.out_features for layer, count in ends)
+    return flops, traffic + moved, kind
+
+
+def _vocoder_cost(vocoder, mel, inputs, memories) -> tuple[int, int, str]:
+    (batch, frames, _), carried = mel.shape, vocoder.taps - 1
+    rows = batch * (frames + inputs.shape[2] - carried)
+    layers = [(vocoder.embed, rows), (vocoder.head, rows)]
+    layers += [(linear, rows) for block in vocoder.blocks for linear in (block.expand, block.contract)]
+    flops, traffic, kind = _chain_cost(layers, len(vocoder.blocks) * rows * vocoder.taps * vocoder.width)
+    moved = 2 * (inputs.numel() + sum(x.numel() for x in memories)) + mel.numel() + rows * vocoder.outputs
+    return flops, traffic + 4 * moved, kind
 
 
 def _rows_read(store, read) -> int:

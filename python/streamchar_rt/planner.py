@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .batching import together
 from .denoiser import noise
 from .holds import NOT_HELD, held_units, with_holds
 from .orchestrator.alignment import elapsed_in, monotonic_path
-from .orchestrator.condition import LONGEST, alignment_features
+from .orchestrator.condition import LONGEST
 from .orchestrator.eyes import Eyes, plan_eyes
-from .orchestrator.model import States, TranscriptWindow
+from .orchestrator.model import States
 from .orchestrator.units import FIRST_PHONE, PAD
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Plan:
     def follow(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """c_v and c_a for the pointer's logits (slots + lookahead, W); keeps the alignment that they come from."""
         models, config = self.state.models, self.state.models.orchestrator.config
-        masked = np.where(self.blocked, -np.inf, logits.double().numpy())
+        masked = np.where(self.blocked, -np.inf, logits.numpy().astype(np.float64))
         at = config.window_before
         self.path = monotonic_path(masked, at, minimum=self.minimum, elapsed=self.state.elapsed + 1)
         shifted = np.exp(masked - masked.max(1, keepdims=True))
@@ -66,24 +67,22 @@ class Plan:
             self.path = with_holds(torch.from_numpy(self.path), at, torch.from_numpy(self.hold)).numpy()
         self.elapsed = np.minimum(elapsed_in(self.path, self.state.elapsed + 1, at), LONGEST)
         rows = np.concatenate([self.state.past, np.concatenate([self.rows[self.path], self.elapsed[:, None]], 1)])
-        unit, stress, start, elapsed = torch.from_numpy(rows).T
         self.half_frames = rows
-        voice = torch.tensor([self.style.voice])
-        return models.condition(alignment_features(unit, stress, start, elapsed)[None], voice)
+        return models.orchestration.conditions(*map(torch.from_numpy, (rows[None], np.array([self.style.voice]))))
 
 
 def read(models: "Models", plans: Sequence[Plan]) -> list[States]:
     """The language model's states, (1, ...) for each plan."""
     config = models.orchestrator.config
-    unit, stress, start = torch.from_numpy(np.stack([plan.rows for plan in plans])).unbind(-1)
-    history = torch.stack([plan.state.history for plan in plans]).reshape(len(plans), config.history_tokens, -1)
-    states = models.orchestrator.encode(
-        TranscriptWindow(unit, stress, start), history, torch.tensor([plan.style.voice for plan in plans]))
+    units, voices = np.stack([plan.rows for plan in plans]), np.array([plan.style.voice for plan in plans])
+    history = together([plan.state.history[None] for plan in plans]).reshape(len(plans), config.history_tokens, -1)
+    states = models.orchestration.read(torch.from_numpy(units), history, torch.from_numpy(voices))
+    if len(plans) == 1:
+        return [states]
     return [States(*parts) for parts in zip(states.memory.split(1), states.keys.split(1), states.padding.split(1))]
 
 
 def align(models: "Models", states: Sequence[States], mel: Sequence[torch.Tensor], t: float) -> list[torch.Tensor]:
     """The pointer's logits (slots + lookahead, W) for noisy mels (1, slots, bins) at flow time ``t``."""
-    together = States(*(torch.cat(parts) for parts in zip(*((s.memory, s.keys, s.padding) for s in states))))
-    logits, _ = models.orchestrator.align(together, torch.cat(list(mel)), torch.tensor([t]))
-    return list(logits)
+    every = States(*(together(parts) for parts in zip(*((s.memory, s.keys, s.padding) for s in states))))
+    return list(models.orchestration.align(every, together(mel), t))

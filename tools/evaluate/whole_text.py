@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from streamchar_rt.orchestrator.alignment import elapsed_in, monotonic_path
-from streamchar_rt.orchestrator.condition import LONGEST, alignment_features
+from streamchar_rt.orchestrator.condition import LONGEST
 from streamchar_rt.orchestrator.units import END, PAD
 from streamchar_rt.planner import Plan
 
@@ -32,7 +32,7 @@ class WholeTextPlan(Plan):
 
     def follow(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         models, config = self.state.models, self.state.models.orchestrator.config
-        masked = np.where(self.blocked, -np.inf, logits.double().numpy())
+        masked = np.where(self.blocked, -np.inf, logits.numpy().astype(np.float64))
         probability = np.exp(masked - masked.max(1, keepdims=True))
         probability /= probability.sum(1, keepdims=True)
         median = int((np.cumsum(probability[0]) < 0.5).sum())
@@ -43,10 +43,8 @@ class WholeTextPlan(Plan):
         before = self.state.elapsed + 1 if at == self.state.pointer - self.first else 0
         self.elapsed = np.minimum(elapsed_in(self.path, before, at), LONGEST)
         rows = np.concatenate([self.state.past, np.concatenate([self.rows[self.path], self.elapsed[:, None]], 1)])
-        unit, stress, start, elapsed = torch.from_numpy(rows).T
         self.half_frames = rows
-        voice = torch.tensor([self.style.voice])
-        return models.condition(alignment_features(unit, stress, start, elapsed)[None], voice)
+        return models.orchestration.conditions(*map(torch.from_numpy, (rows[None], np.array([self.style.voice]))))
 
 
 def _memory(state: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import torch
 from streamchar_rt.denoiser.dit import Style, patchify
 from streamchar_rt.orchestrator.condition import LONGEST
 from streamchar_rt.orchestrator.model import Orchestrator, TranscriptWindow
+from streamchar_rt.orchestrator.packed import PlainOrchestrator
 from streamchar_rt.orchestrator.units import PAD
 from streamchar_rt.planner import PLANS, Plan
 
@@ -100,7 +101,8 @@ class Planner:
     def __init__(self, orchestrator: Orchestrator, device: torch.device):
         self.net, self.device = orchestrator.eval().requires_grad_(False).to(device), device
         # ``Plan.follow`` encodes its alignment at once; here student, critic and teacher each have their own encoder.
-        self.models = SimpleNamespace(orchestrator=orchestrator, condition=lambda features, voice: features)
+        features_alone = PlainOrchestrator(orchestrator, lambda features, voice: features)
+        self.models = SimpleNamespace(orchestrator=orchestrator, orchestration=features_alone)
 
     def read(self, transcripts: Sequence[Transcript], history: torch.Tensor, voice: torch.Tensor):
         """Plans of the streams' next chunks, and the language model's states."""

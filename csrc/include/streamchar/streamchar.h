@@ -1,5 +1,5 @@
-/* streamchar.h - the native core of streamchar_rt from C: the context cache, a DiT's blocks and the ops of it and of
- * its decoders, on the CPU. ABI 1.1. C99 and C++17.
+/* streamchar.h - the native core of streamchar_rt from C: the context cache, a DiT's blocks, a language model's layers,
+ * a video decoder and the ops of them, on the CPU. ABI 1.2. C99 and C++17.
  *
  * Rules that hold for every function here
  *  - sc_status: 0 is done, below 0 is an error; after an error nothing has changed, and sc_last_error_message() says
@@ -38,7 +38,7 @@ extern "C" {
 #endif
 
 #define SC_ABI_MAJOR 1u
-#define SC_ABI_MINOR 1u
+#define SC_ABI_MINOR 2u
 
 /* ---- status and version ------------------------------------------------------------------------------------------ */
 typedef int32_t sc_status;
@@ -303,7 +303,7 @@ typedef struct sc_linear sc_linear;
  * it and gives it to sc_linear_destroy(). */
 SC_API sc_status SC_CALL sc_linear_create(const float *weight, const float *bias, int32_t outputs, int32_t inputs,
                                           int32_t storage, sc_linear **out);
-/* Takes the layer back. Joint blocks made of it live on. */
+/* Takes the layer back. What was made of it lives on. */
 SC_API void SC_CALL sc_linear_destroy(sc_linear *linear);
 /* Copies the weights as they are multiplied into the caller's array (outputs, inputs). */
 SC_API sc_status SC_CALL sc_linear_read(const sc_linear *linear, float *weight);
@@ -396,6 +396,63 @@ SC_API void SC_CALL sc_joint_blocks_run_call_init(sc_joint_blocks_run_call *call
  * memory is borrowed for the call. A stream's bytes do not depend on the other streams or the number of threads. */
 SC_API sc_status SC_CALL sc_joint_blocks_run(const sc_joint_blocks *blocks, const sc_joint_blocks_run_call *call);
 
+/* ---- a language model, as one call ------------------------------------------------------------------------------- */
+/* The layers of a Qwen3 model: embeddings in, states out. Of each layer, for the tokens x of a sequence:
+ *   q, k, v = qkv(norm(x))                    norm(x) = x / rms(x) * weight
+ *   x      += out(attention(q, k, v))         each head's queries and keys normalized, then rotated; a token sees those
+ *                                             before it and itself; head h shares key head h * kv_heads / heads
+ *   x      += down(silu(gate) * up)           gate, up = gate_up(norm(x))
+ * and a norm at the end. */
+typedef struct sc_decoder_layer {
+  const sc_linear *qkv;       /* width to (heads + 2 * kv_heads) * head_dim: queries, keys, values; head after head */
+  const sc_linear *out;       /* heads * head_dim to width                                                          */
+  const sc_linear *gate_up;   /* width to twice as many as down takes                                               */
+  const sc_linear *down;      /* those to width                                                                     */
+  const float *input_norm;    /* (width,), before attention                                                         */
+  const float *hidden_norm;   /* (width,), before the feed-forward                                                  */
+  const float *q_norm;        /* (head_dim,)                                                                        */
+  const float *k_norm;
+} sc_decoder_layer;
+
+/* Immutable: any number of threads may run it at once. */
+typedef struct sc_language_model sc_language_model;
+
+typedef struct sc_language_model_params {
+  uint32_t struct_size;
+  int32_t width;
+  int32_t heads;
+  int32_t kv_heads;                /* that heads are a multiple of                                                  */
+  int32_t head_dim;                /* 64 or 128                                                                     */
+  float eps;                       /* of every norm; 1e-6 by default                                                */
+  int32_t layer_count;
+  int32_t reserved;
+  const sc_decoder_layer *layers;
+  const float *final_norm;         /* (width,)                                                                      */
+} sc_language_model_params;
+SC_API void SC_CALL sc_language_model_params_init(sc_language_model_params *params, uint32_t struct_size);
+/* Makes a language model. Norms, which are finite, are copied; the linear layers are shared, not copied: it keeps them
+ * as long as it needs them, and the caller may destroy the sc_linear handles right after. The caller owns it and gives
+ * it to sc_language_model_destroy(). */
+SC_API sc_status SC_CALL sc_language_model_create(const sc_language_model_params *params, sc_language_model **out);
+/* Takes the model back. */
+SC_API void SC_CALL sc_language_model_destroy(sc_language_model *model);
+
+typedef struct sc_language_model_run_call {
+  uint32_t struct_size;
+  int32_t batch;
+  int32_t tokens;           /* of each sequence                                                                     */
+  int32_t reserved;
+  const float *x;           /* (batch, tokens, width) contiguous                                                    */
+  const uint8_t *present;   /* (batch, tokens): 0 where there is no token, which none sees; NULL: all are there     */
+  const float *rope;        /* (tokens, head_dim / 2, 2), see sc_rope_table(): pair i is channels i and             */
+                            /* i + head_dim / 2 here; NULL: nothing is rotated                                      */
+  float *out;               /* (batch, tokens, width) contiguous, zero where there is no token; may be x            */
+} sc_language_model_run_call;
+SC_API void SC_CALL sc_language_model_run_call_init(sc_language_model_run_call *call, uint32_t struct_size);
+/* Takes the tokens of all sequences through all layers. All memory is borrowed for the call. A sequence's bytes do not
+ * depend on the other sequences or the number of threads. */
+SC_API sc_status SC_CALL sc_language_model_run(const sc_language_model *model, const sc_language_model_run_call *call);
+
 /* ---- pictures ---------------------------------------------------------------------------------------------------- */
 /* A convolution, 1x1 or 3x3 with a rim of zeros, whose weights are packed once as int8 with a step for each output;
  * inputs are rounded to 256 steps a row of pixels (relative error about 1e-2). Immutable: any number of threads may
@@ -415,7 +472,7 @@ typedef struct sc_conv_params {
 SC_API void SC_CALL sc_conv_params_init(sc_conv_params *params, uint32_t struct_size);
 /* Packs a copy of weight and bias. The caller owns the convolution and gives it to sc_conv_destroy(). */
 SC_API sc_status SC_CALL sc_conv_create(const sc_conv_params *params, sc_conv **out);
-/* Takes the convolution back. */
+/* Takes the convolution back. What was made of it lives on. */
 SC_API void SC_CALL sc_conv_destroy(sc_conv *conv);
 /* Copies the weights as they are multiplied into the caller's array, shaped like params.weight. */
 SC_API sc_status SC_CALL sc_conv_read(const sc_conv *conv, float *weight);
@@ -479,6 +536,106 @@ SC_API void SC_CALL sc_picture_blend_call_init(sc_picture_blend_call *call, uint
  * (at least 1/255), limited to 0 to 255 and rounded; what is not a number becomes 0. All memory is borrowed for the
  * call. Bytes do not depend on the number of threads. */
 SC_API sc_status SC_CALL sc_picture_blend(const sc_picture_blend_call *call);
+
+/* ---- a video decoder, frame by frame ----------------------------------------------------------------------------- */
+/* What the parts of a picture do in each frame of a latent, from the code of its movement: the mean over the 2 x 2
+ * cells, by the parity of rows and columns, of its first channels. Number (channel * 2 + y % 2) * 2 + x % 2 of the code
+ * is that of a cell. With fields = read . code, `inputs` of them to a frame,
+ *   motion = reach * (second . silu(first . fields + first_bias) + second_bias + steady . fields).
+ * Immutable: any number of threads may apply it at once. */
+typedef struct sc_part_motion sc_part_motion;
+
+typedef struct sc_part_motion_params {
+  uint32_t struct_size;
+  int32_t channels;           /* of a latent that hold the code                                                     */
+  int32_t frames;             /* of a latent                                                                        */
+  int32_t inputs;             /* fields of a frame                                                                  */
+  int32_t hidden;
+  int32_t parts;              /* 1 to 32                                                                            */
+  float reach;                /* 1 by default                                                                       */
+  int32_t reserved;
+  const float *read;          /* (frames * inputs, channels * 4)                                                    */
+  const float *first;         /* (hidden, inputs)                                                                   */
+  const float *first_bias;    /* (hidden,)                                                                          */
+  const float *second;        /* (parts * 6, hidden)                                                                */
+  const float *second_bias;   /* (parts * 6,)                                                                       */
+  const float *steady;        /* (parts * 6, inputs)                                                                */
+} sc_part_motion_params;
+SC_API void SC_CALL sc_part_motion_params_init(sc_part_motion_params *params, uint32_t struct_size);
+/* Copies the weights, which are finite. The caller owns it and gives it to sc_part_motion_destroy(). */
+SC_API sc_status SC_CALL sc_part_motion_create(const sc_part_motion_params *params, sc_part_motion **out);
+/* Takes it back. Decoders made of it live on. */
+SC_API void SC_CALL sc_part_motion_destroy(sc_part_motion *motion);
+/* Of a latent (`channels` or more, height, width), contiguous, both even, into the caller's array
+ * (frames, parts, 2, 3): what sc_picture_warp() takes as motion. All memory is borrowed for the call. */
+SC_API sc_status SC_CALL sc_part_motion_apply(const sc_part_motion *motion, const float *latent, int32_t height,
+                                              int32_t width, float *out);
+
+/* x + second(silu(first(silu(x)))), of as many channels as x. */
+typedef struct sc_conv_pair {
+  const sc_conv *first;
+  const sc_conv *second;
+} sc_conv_pair;
+
+/* A latent (channels, height, width), the one before and a character to frames, 16 times as high and wide:
+ *   x      = trunk(inputs(latent, previous) + coarse)          at 1/16 of the picture
+ *   x      = middle(split(x) + middle of the character)        of each frame, at 1/8
+ *   warped = sc_picture_warp() of the character's picture by flow(silu(x)) and the parts' motion
+ *   y      = fine(up(x) + fine of the character + warped(warped))      at 1/4
+ * and sc_picture_blend() of out(silu(y)) and warped. */
+typedef struct sc_video_decoder sc_video_decoder;
+
+typedef struct sc_video_decoder_params {
+  uint32_t struct_size;
+  int32_t trunk_count;            /* may be 0                                                                       */
+  const sc_conv *inputs;          /* 2 * channels to a                                                              */
+  const sc_conv_pair *trunk;      /* a to a each                                                                    */
+  const sc_conv *split;           /* a to b, in the motion's frames, shuffle 2                                      */
+  sc_conv_pair middle;            /* b to b                                                                         */
+  const sc_conv *flow;            /* b to (parts + 2) * 4                                                           */
+  const sc_conv *up;              /* b to c, shuffle 2                                                              */
+  const sc_conv *warped;          /* 64 to c                                                                        */
+  sc_conv_pair fine;              /* c to c                                                                         */
+  const sc_conv *out;             /* c to 80                                                                        */
+  const sc_part_motion *motion;
+  float local;                    /* pixels that the local flow is at most                                          */
+  int32_t reserved;
+} sc_video_decoder_params;
+SC_API void SC_CALL sc_video_decoder_params_init(sc_video_decoder_params *params, uint32_t struct_size);
+/* Makes a decoder, immutable: any number of threads may draw with it at once. The convolutions and the motion are
+ * shared, not copied: it keeps them as long as it needs them, and the caller may destroy their handles right after. The
+ * caller owns it and gives it to sc_video_decoder_destroy(). */
+SC_API sc_status SC_CALL sc_video_decoder_create(const sc_video_decoder_params *params, sc_video_decoder **out);
+/* Takes the decoder back. Its drawings live on. */
+SC_API void SC_CALL sc_video_decoder_destroy(sc_video_decoder *decoder);
+
+/* A latent whose frames are being drawn; has one user at a time. */
+typedef struct sc_latent_drawing sc_latent_drawing;
+
+typedef struct sc_latent_drawing_params {
+  uint32_t struct_size;
+  int32_t height, width;   /* of the latent, both even; with a rim of two pixels a picture has at most 16777216     */
+  int32_t reserved;
+  const float *coarse;     /* (height, width, a) contiguous: what is added for a character, see above               */
+  const float *middle;     /* (2 * height, 2 * width, b) contiguous                                                 */
+  const float *fine;       /* (4 * height, 4 * width, c) contiguous                                                 */
+  const float *picture;    /* (16 * height + 4, 16 * width + 4, 4) contiguous: with a rim of two zero pixels        */
+} sc_latent_drawing_params;
+SC_API void SC_CALL sc_latent_drawing_params_init(sc_latent_drawing_params *params, uint32_t struct_size);
+/* Makes a drawing, with the memory of one that was destroyed where there is any. It keeps the addresses of the
+ * character's arrays, which stay the caller's and must be there until it is destroyed. The caller owns it and gives it
+ * to sc_latent_drawing_destroy(), at any time. */
+SC_API sc_status SC_CALL sc_latent_drawing_create(const sc_video_decoder *decoder,
+                                                  const sc_latent_drawing_params *params, sc_latent_drawing **out);
+/* Takes the drawing back. */
+SC_API void SC_CALL sc_latent_drawing_destroy(sc_latent_drawing *drawing);
+/* What the frames have in common, of a latent and the one before, (channels, height, width) contiguous each, borrowed
+ * for the call. A drawing may begin again with another latent. */
+SC_API sc_status SC_CALL sc_latent_drawing_begin(sc_latent_drawing *drawing, const float *latent,
+                                                 const float *previous);
+/* Draws frame `index` into the caller's array (16 * height, 16 * width, 4), RGBA with straight alpha. Once each after
+ * begin, in any order; else SC_E_INVALID_STATE. Bytes do not depend on the number of threads. */
+SC_API sc_status SC_CALL sc_latent_drawing_frame(sc_latent_drawing *drawing, int32_t index, uint8_t *out);
 
 /* ---- sound ------------------------------------------------------------------------------------------------------- */
 typedef struct sc_istft_overlap_add_call {

@@ -2,30 +2,9 @@
 #pragma once
 
 #include "kernels/cpu/conv_rows.h"
+#include "kernels/cpu/part_vectors.h"
 
 namespace streamchar::SC_ISA {
-
-SC_INLINE void store_first(float* target, Vec x, int count) {
-#if defined(__AVX512F__)
-  _mm512_mask_storeu_ps(target, static_cast<__mmask16>((1u << count) - 1), x.v);
-#else
-  if (count == kLanes) return store(target, x);
-  alignas(64) float all[kLanes];
-  store(all, x);
-  __builtin_memcpy(target, all, sizeof(float) * count);
-#endif
-}
-
-SC_INLINE Vec load_first(const float* source, int count) {
-#if defined(__AVX512F__)
-  return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), source)};
-#else
-  if (count == kLanes) return load(source);
-  alignas(64) float all[kLanes] = {};
-  __builtin_memcpy(all, source, sizeof(float) * count);
-  return load(all);
-#endif
-}
 
 // Where a tile's channels of a row's first pixel go, and how far it is to the next ones.
 struct TileTarget {

@@ -11,6 +11,7 @@
 #include "kernels/picture_blend.h"
 #include "kernels/picture_warp.h"
 #include "kernels/segment_attention.h"
+#include "kernels/sequence_attention.h"
 
 namespace streamchar {
 
@@ -79,6 +80,15 @@ struct CpuKernels {
   void (*flow_row)(const PictureWarp& call, int frame, int row) noexcept;
   void (*warp_row)(const PictureWarp& call, int frame, int row) noexcept;
   void (*blend_row)(const PictureBlend& call, int frame, int row) noexcept;
+  // See cpu/sequence_attention_isa.h. panels: of one head.
+  void (*sequence_attention)(const SequenceAttention& call, int kv_head, float* panels) noexcept;
+  // See cpu/modulate_row.h and cpu/plain_rows_isa.h.
+  void (*layer_norm_row)(const float* x, const float* shift, const float* scale, int width, float eps,
+                         float* out) noexcept;
+  void (*rms_norm_row)(const float* x, const float* weight, int width, float eps, float* out) noexcept;
+  void (*silu_row)(const float* x, int width, float* out) noexcept;
+  void (*swiglu_row)(const float* gate, const float* up, int width, float* out) noexcept;
+  float (*dot)(const float* a, const float* b, int width) noexcept;
 };
 
 namespace generic { extern const CpuKernels kKernels; }

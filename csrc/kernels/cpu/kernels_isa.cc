@@ -6,7 +6,9 @@
 #include "kernels/cpu/linear_isa.h"
 #include "kernels/cpu/picture_blend_isa.h"
 #include "kernels/cpu/picture_warp_isa.h"
+#include "kernels/cpu/plain_rows_isa.h"
 #include "kernels/cpu/rows_isa.h"
+#include "kernels/cpu/sequence_attention_isa.h"
 
 namespace streamchar::SC_ISA {
 namespace {
@@ -45,6 +47,26 @@ void warp_row(const PictureWarp& call, int frame, int row) noexcept { warp_row_a
 
 void blend_row(const PictureBlend& call, int frame, int row) noexcept { blend_row_any(call, frame, row); }
 
+void sequence_attention(const SequenceAttention& call, int kv_head, float* panels) noexcept {
+  sequence_attention_any(call, kv_head, panels);
+}
+
+void layer_norm(const float* x, const float* shift, const float* scale, int width, float eps, float* out) noexcept {
+  modulate_row(x, shift, scale, width, eps, out);
+}
+
+void rms_norm(const float* x, const float* weight, int width, float eps, float* out) noexcept {
+  rms_norm_row(x, weight, width, eps, out);
+}
+
+void silu_row(const float* x, int width, float* out) noexcept { silu_row_any(x, width, out); }
+
+void swiglu_row(const float* gate, const float* up, int width, float* out) noexcept {
+  swiglu_row_any(gate, up, width, out);
+}
+
+float dot(const float* a, const float* b, int width) noexcept { return dot_any(a, b, width); }
+
 }  // namespace
 
 extern const CpuKernels kKernels;
@@ -61,6 +83,12 @@ const CpuKernels kKernels = {
     .flow_row = flow_row,
     .warp_row = warp_row,
     .blend_row = blend_row,
+    .sequence_attention = sequence_attention,
+    .layer_norm_row = layer_norm,
+    .rms_norm_row = rms_norm,
+    .silu_row = silu_row,
+    .swiglu_row = swiglu_row,
+    .dot = dot,
 };
 
 }  // namespace streamchar::SC_ISA

@@ -106,6 +106,10 @@ SC_INLINE void finish_row(const PackedWeights& weights, const LinearCall& call, 
 #pragma GCC unroll 4
     for (int c = 0; c < kTiles; ++c) out[c] = gelu_tanh512(out[c]);
   }
+  if (call.activation == Activation::kGelu) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kTiles; ++c) out[c] = gelu({out[c]}).v;
+  }
   const int whole = weights.outputs - first;
   if (whole >= kTiles * kTileOutputs) {
 #pragma GCC unroll 4

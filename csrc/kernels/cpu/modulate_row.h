@@ -1,4 +1,4 @@
-// Layer norm, shift and scale of one row, for the instruction set of this translation unit.
+// Layer norm, shift and scale of one row, and RMSNorm, for the instruction set of this translation unit.
 #pragma once
 
 #include "kernels/cpu/simd.h"
@@ -50,6 +50,19 @@ SC_INLINE void modulate_row(const float* x, const float* shift, const float* sca
     store(out + d, fma(normal, add(load(scale + d), broadcast(1.0f)), load(shift + d)));
   }
   for (int d = whole; d < width; ++d) out[d] = (x[d] - n.mean) * n.factor * (1.0f + scale[d]) + shift[d];
+}
+
+// out[d] = x[d] / rms(x) * weight[d]; out may be x.
+SC_INLINE void rms_norm_row(const float* x, const float* weight, int width, float eps, float* out) {
+  const int whole = width - width % kLanes;
+  float squares = sum_of(whole, [&](int d, Vec sum) __attribute__((always_inline)) {
+    const Vec values = load(x + d);
+    return fma(values, values, sum);
+  });
+  for (int d = whole; d < width; ++d) squares += x[d] * x[d];
+  const float factor = 1.0f / __builtin_sqrtf(squares / width + eps);
+  for (int d = 0; d < whole; d += kLanes) store(out + d, mul(mul(load(x + d), broadcast(factor)), load(weight + d)));
+  for (int d = whole; d < width; ++d) out[d] = x[d] * factor * weight[d];
 }
 
 }  // namespace streamchar::SC_ISA

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from .. import ops
-from .dit import Flow, JointDiT, Style, patchify, unpatchify
+from ..batching import together
+from .dit import JointDiT, Style, patchify, unpatchify
 from .packed import Pair, PackedTransformer, PlainTransformer
 
 REFERENCE, SINK, MOTION = "reference", "sink", "motion"
@@ -35,7 +36,7 @@ class CachedDenoiser:
         self._ropes = {layout.chunk_tokens: ops.Rope(layout.chunk_positions(), freqs, axes),
                        layout.reference_tokens: ops.Rope(layout.video_positions(1), freqs, axes)}
         self._clean = dit.modulations(dit.vector(torch.ones(1), None))
-        self._vectors: dict[tuple[float, int, int, int], tuple[torch.Tensor, Pair, Flow]] = {}
+        self._vectors: dict[tuple[float, int, int, int], tuple[torch.Tensor, Pair]] = {}
         native = self.new_cache().kernels == "native" and self.dtype is torch.float32
         self._transformer = PackedTransformer(dit, storage) if native else PlainTransformer(dit)
 
@@ -52,16 +53,15 @@ class CachedDenoiser:
         return self._transformer.run(tokens, modulation, caches, rope=rope, distances=self._distances,
                                      segments=segments, store=store)
 
-    def _vector(self, t: float, style: Style) -> tuple[torch.Tensor, Pair, Flow]:
-        """The blocks' modulation, the final one and the time's flow, made once for each time and style."""
+    def _vector(self, t: float, style: Style) -> tuple[torch.Tensor, Pair]:
+        """The blocks' modulation and the final one, made once for each time and style."""
         key = (t, int(style.voice), int(style.emotion), int(style.mode))
         found = self._vectors.get(key)
         if found is None:
-            time = torch.tensor([t])
-            vector = self.dit.vector(time, style)
+            vector = self.dit.vector(torch.tensor([t]), style)
             if len(self._vectors) >= VECTORS_KEPT:
                 self._vectors.clear()
-            found = self._vectors[key] = self.dit.modulations(vector), self.dit.final(vector), self.dit.flow(time)
+            found = self._vectors[key] = self.dit.modulations(vector), self.dit.final(vector)
         return found
 
     def write_reference(self, cache: ops.ContextCache, features: torch.Tensor) -> None:
@@ -73,7 +73,7 @@ class CachedDenoiser:
     def write_chunks(self, segment: str, caches: Sequence[ops.ContextCache], video: Sequence[torch.Tensor],
                      audio: Sequence[torch.Tensor]) -> None:
         """Finished chunks of several streams, tokens (1, 256, 48) and (1, 16, 160) each, as ``motion`` or ``sink``."""
-        tokens = self.dit.embed(self._together(video), self._together(audio))
+        tokens = self._transformer.embed(together(video), together(audio))
         self._run(tokens, self._clean, caches, (), segment)
         for cache in caches:
             cache.commit(segment)
@@ -85,25 +85,14 @@ class CachedDenoiser:
 
         Every sequence has an entry a stream, with a leading dimension of one.
         """
-        tokens = self.dit.embed(*map(self._together, (video, audio, condition_video, condition_audio)))
-        modulations, finals, flows = zip(*(self._vector(t, style) for style in styles))
-        tokens = self._run(tokens, _joined(modulations), caches, None, None)
-        velocities = []
-        for *part, final, noisy, condition, flow in zip(
-                *(x.split(1) for x in tokens), finals, audio, condition_audio, flows):
-            v, residual = self._transformer.project(part, final)
-            velocities.append((v.float(), self.dit.audible_velocity(residual, noisy, condition.to(self.dtype), flow)))
-        return velocities
-
-    def _together(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """One batch of several streams' tensors, in the nets' type."""
-        joined = _joined(parts)
-        return joined if joined.dtype is self.dtype else joined.to(self.dtype)
+        joined = [together(x) for x in (video, audio, condition_video, condition_audio)]
+        modulations, finals = zip(*(self._vector(t, style) for style in styles))
+        tokens = self._run(self._transformer.embed(*joined), together(modulations), caches, None, None)
+        v, residual = self._transformer.project(tokens, tuple(map(together, zip(*finals))))
+        a = self._transformer.audible_velocity(residual, joined[1], joined[3], t)
+        v = v if v.dtype is torch.float32 else v.float()
+        return [(v, a)] if len(caches) == 1 else list(zip(v.split(1), a.split(1)))
 
     def unpatchify(self, video: torch.Tensor) -> torch.Tensor:
         """Tokens (1, video_tokens, features) to latents (1, latents, C, h, w)."""
         return unpatchify(video, self.layout.grid, self.dit.config.patch, self.layout.columns)
-
-
-def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

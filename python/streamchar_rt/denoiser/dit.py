@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple, Protocol, Sequence
+from typing import Protocol, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -153,14 +153,6 @@ class Style:
     mode: torch.Tensor
 
 
-class Flow(NamedTuple):
-    """What of the audio's closed form depends on the flow time alone, float32 (B, 1, 1) each."""
-    rest: torch.Tensor               # 1 - t; the mean's weight
-    noisy: torch.Tensor              # the noisy token's
-    total: torch.Tensor              # variance of the noisy token about t * mean
-    spread: torch.Tensor             # the residual's weight
-
-
 class JointDiT(nn.Module):
     def __init__(self, config: DiTConfig = DiTConfig()):
         super().__init__()
@@ -249,35 +241,31 @@ class JointDiT(nn.Module):
         closed form; the network adds the rest, in units of what stays uncertain (preconditioning after Karras et
         al. 2022). So neither the noise nor the mean needs to pass through the network's 256 channels.
         """
-        return self._velocity_about(self.audio_mean(condition).float(), residual, noisy, self.flow(t))
-
-    def flow(self, t: torch.Tensor) -> Flow:
-        """Of flow times (B,)."""
-        variance, t = self.config.audio_variance, t[:, None, None].float()
-        rest = 1 - t
-        total = rest ** 2 + t ** 2 * variance
-        return Flow(rest, t * variance - rest, total, (variance / total).sqrt())
+        return self._velocity_about(self.audio_mean(condition).float(), residual, noisy, t)
 
     def _velocity_about(self, mean: torch.Tensor, residual: torch.Tensor, noisy: torch.Tensor,
-                        flow: Flow) -> torch.Tensor:
-        known = (flow.rest * mean + flow.noisy * noisy.float()) / flow.total
-        return known + flow.spread * residual.float()
+                        t: torch.Tensor) -> torch.Tensor:
+        variance, t = self.config.audio_variance, t[:, None, None].float()
+        rest = 1 - t
+        total = rest ** 2 + t ** 2 * variance                                # of the noisy token about t * mean
+        known = (rest * mean + (t * variance - rest) * noisy.float()) / total
+        return known + (variance / total).sqrt() * residual.float()
 
     def audible_velocity(self, residual: torch.Tensor, noisy: torch.Tensor, condition: torch.Tensor,
-                         flow: Flow) -> torch.Tensor:
-        """``audio_velocity`` at a flow time < 1, mended where it would lose sound that the condition asks for.
+                         t: torch.Tensor) -> torch.Tensor:
+        """``audio_velocity`` at ``t`` < 1, mended where it would lose sound that the condition asks for.
 
         A lone word among pauses can be drawn as the silence around it. Where the expected clean sound is quieter than
         its mean for longer than true speech is (``LOST``, over ``LOST_SPAN`` half-frames), it is brought back towards
         the mean, by as much as it is too quiet. Training does without.
         """
-        mean = self.audio_mean(condition).float()
-        velocity = self._velocity_about(mean, residual, noisy, flow)
-        beyond = noisy.float() + flow.rest * velocity - mean                                 # (B, Ta, 160): clean less mean
+        mean, rest = self.audio_mean(condition).float(), 1 - t[:, None, None].float()
+        velocity = self._velocity_about(mean, residual, noisy, t)
+        beyond = noisy.float() + rest * velocity - mean                                 # (B, Ta, 160): clean less mean
         halves = beyond.unflatten(-1, (self.config.mel_frames_per_token, -1))           # (B, Ta, 2, 80)
         level = F.pad(halves.mean(-1).flatten(1)[:, None], [LOST_SPAN // 2] * 2, mode="replicate")
         keep = LOST / (-F.avg_pool1d(level, LOST_SPAN, 1)).clamp(min=LOST)              # 1 where nothing is lost
-        return velocity - (halves * (1 - keep.reshape(*halves.shape[:3], 1))).flatten(2) / flow.rest
+        return velocity - (halves * (1 - keep.reshape(*halves.shape[:3], 1))).flatten(2) / rest
 
 
 def run_blocks(blocks: Iterable[Callable], tokens: tuple[torch.Tensor, torch.Tensor], modulation: torch.Tensor,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .. import ops
-from .dit import Attention, Block, JointDiT, Stream
+from .dit import LOST, LOST_SPAN, Attention, Block, JointDiT, Stream
 
 Pair = tuple[torch.Tensor, torch.Tensor]    # of video and audio
 
@@ -26,7 +26,19 @@ class PackedTransformer:
             return ops.JointHalf(**layers, table=stream.table, q_norm=stream.q_norm, k_norm=stream.k_norm)
 
         self._blocks = ops.JointBlocks([(half(b.video), half(b.audio)) for b in dit.blocks], dit.config.heads)
-        self._out = [ops.PackedLinear.pack(layer, "fp32") for layer in (dit.video_out, dit.audio_out)]
+        pack = lambda *layers: [ops.PackedLinear.pack(layer, "fp32") for layer in layers]
+        self._in, self._out = pack(dit.video_in, dit.audio_in), pack(dit.video_out, dit.audio_out)
+        (self._mean,), self.config = pack(dit.audio_mean), dit.config
+        self._plain_sum = torch.ones(1, 1, dit.config.width)
+
+    def embed(self, video: torch.Tensor, audio: torch.Tensor, condition_video: torch.Tensor | None = None,
+              condition_audio: torch.Tensor | None = None) -> Pair:
+        """As ``JointDiT.embed``, float32."""
+        given = (None, None) if condition_video is None else (
+            condition_video.repeat_interleave(self.config.layout.places, 1), condition_audio.contiguous())
+        v, a = (layer(x) if added is None else layer(x, gate=self._plain_sum, residual=added)
+                for layer, x, added in zip(self._in, (video, audio), given))
+        return v, a
 
     def run(self, tokens: Pair, modulation: torch.Tensor, caches: Sequence[ops.ContextCache], *, rope: ops.Rope,
             distances: Mapping[str, float], segments: Sequence[str] | None, store: str | None) -> Pair:
@@ -38,6 +50,13 @@ class PackedTransformer:
         """What ``JointDiT.project`` gives, for its final shift and scale, (1, 1, d) each."""
         video, audio = (layer(x, modulate=final) for layer, x in zip(self._out, tokens))
         return video, audio
+
+    def audible_velocity(self, residual: torch.Tensor, noisy: torch.Tensor, condition: torch.Tensor,
+                         t: float) -> torch.Tensor:
+        """As ``JointDiT.audible_velocity``, at one time for all."""
+        config = self.config
+        return ops.audible_velocity(residual, noisy.contiguous(), self._mean(condition), t, lost=LOST, span=LOST_SPAN,
+                                    variance=config.audio_variance, frames=config.mel_frames_per_token)
 
 
 class PlainTransformer:
@@ -63,8 +82,15 @@ class PlainTransformer:
 
         return self.dit.run(tokens, modulation, attend)
 
+    def embed(self, *given: torch.Tensor) -> Pair:
+        return self.dit.embed(*(x.to(self.dit.video_in.weight.dtype) for x in given))
+
     def project(self, tokens: Pair, final: Pair) -> Pair:
         return self.dit.project(tokens, final)
+
+    def audible_velocity(self, residual: torch.Tensor, noisy: torch.Tensor, condition: torch.Tensor,
+                         t: float) -> torch.Tensor:
+        return self.dit.audible_velocity(residual, noisy, condition.to(residual.dtype), torch.tensor([t]))
 
 
 def fused_block(block: Block, layer: int, tokens: tuple[torch.Tensor, torch.Tensor], modulation: torch.Tensor,

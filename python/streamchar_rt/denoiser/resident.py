@@ -201,7 +201,7 @@ class ResidentDenoiser:
 
         tokens = self._run(tokens, self.dit.modulations(vector), attend)
         v, residual = self.dit.project(tokens, self.dit.final(vector))
-        return v.float(), self.dit.audible_velocity(residual, audio, condition_audio.to(self.dtype), self.dit.flow(t))
+        return v.float(), self.dit.audible_velocity(residual, audio, condition_audio.to(self.dtype), t)
 
     def _run(self, tokens: tuple[Tensor, Tensor], modulation: Tensor, attend: Any) -> tuple[Tensor, Tensor]:
         return run_blocks((partial(fused_block, block) for block in self.dit.blocks), tokens, modulation, attend)

@@ -55,7 +55,8 @@ def float_rows(name: str, x: Tensor) -> Tensor:
             f"{name} needs a gradient, which native kernels do not give",
             hint='use torch.inference_mode(), or kernels="reference" to train',
         )
-    x = x.detach()
+    if x.requires_grad:
+        x = x.detach()
     if x.dtype is not torch.float32:
         x = x.float()
     return x if x.stride(-1) == 1 else x.contiguous()

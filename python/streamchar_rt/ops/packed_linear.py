@@ -115,9 +115,13 @@ class PackedLinear:
         if modulate is not None or gate is not None or residual is not None:
             per_batch, modulation, gating = self._around(x, modulate, eps, gate, residual)
         x = float_rows("x", x)
-        rows = x if x.ndim == 2 else x.reshape(-1, self.in_features)
+        if x.is_contiguous():
+            count, stride = x.numel() // self.in_features, self.in_features
+        else:
+            x = x if x.ndim == 2 else x.reshape(-1, self.in_features)
+            count, stride = x.shape[0], x.stride(0)
         self._packed.apply(
-            rows.shape[0], rows.data_ptr(), rows.stride(0), out.data_ptr(), self.out_features,
+            count, x.data_ptr(), stride, out.data_ptr(), self.out_features,
             activation is not None, per_batch, modulation, gating,
         )
         return out

@@ -9,7 +9,8 @@ from torch import nn
 
 from .units import NUM_UNITS
 
-FEATURES = NUM_UNITS + 3 + 4      # unit, stress, word start, time since the unit began, time left, fraction
+STRESSES = 3
+FEATURES = NUM_UNITS + STRESSES + 4    # unit, stress, word start, time since the unit began, time left, fraction
 LONGEST = 15                      # half-frames at which times saturate
 
 
@@ -58,7 +59,7 @@ def alignment_features(unit: torch.Tensor, stress: torch.Tensor, word_start: tor
     left = time_left(elapsed).clamp(max=LONGEST).float()
     since = elapsed.clamp(0, LONGEST).float()
     times = torch.stack([word_start.float(), since / LONGEST, left / LONGEST, (since + 0.5) / (since + left)], -1)
-    return torch.cat([F.one_hot(unit, NUM_UNITS).float(), F.one_hot(stress, 3).float(), times], -1)
+    return torch.cat([F.one_hot(unit, NUM_UNITS).float(), F.one_hot(stress, STRESSES).float(), times], -1)
 
 
 class ConditionEncoder(nn.Module):
