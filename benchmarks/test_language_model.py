@@ -48,11 +48,14 @@ def test_orchestrator(benchmark, part, storage, threads):
     nets = [net.eval().requires_grad_(False) for net in (Orchestrator(), ConditionEncoder())]
     config = nets[0].config
     plain, packed = PlainOrchestrator(*copy.deepcopy(nets)), PackedOrchestrator(*nets)
-    draw = lambda *shape: torch.stack([torch.randint(a, b, shape) for a, b in ((FIRST_PHONE, NUM_UNITS), (0, 3), (0, 2), (0, 5))], -1)
-    units, history = draw(1, config.window)[..., :3].contiguous(), torch.randn(1, config.history_tokens, 2 * config.mel_bins)
+    bounds = (FIRST_PHONE, NUM_UNITS), (0, 3), (0, 2), (0, 5)
+    draw = lambda *shape: torch.stack([torch.randint(*bound, shape) for bound in bounds], -1)
+    units = draw(1, config.window)[..., :3].contiguous()
+    history = torch.randn(1, config.history_tokens, 2 * config.mel_bins)
     noisy, rows, voices = torch.randn(1, config.slots, config.mel_bins), draw(1, 48), torch.tensor([1])
     with torch.inference_mode():
         states = plain.read(units, history, voices)
-    call = {"read": lambda net: net.read(units, history, voices).memory, "align": lambda net: net.align(states, noisy, 0.0),
+    call = {"read": lambda net: net.read(units, history, voices).memory,
+            "align": lambda net: net.align(states, noisy, 0.0),
             "conditions": lambda net: net.conditions(rows, voices)[1]}[part]
     compare(benchmark, {"native": lambda: call(packed), "torch": lambda: call(plain)}, threads)

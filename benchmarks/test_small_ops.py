@@ -1,4 +1,4 @@
-"""adaln_modulate, gated_residual, the vocoder and istft_overlap_add against the torch expressions that they stand for."""
+"""adaln_modulate, gated_residual, the vocoder and istft_overlap_add against the torch expressions they stand for."""
 from __future__ import annotations
 
 import copy

@@ -1,4 +1,4 @@
-"""The video decoder of libstreamchar against its ops one by one, part motion against float64, and wrong calls of both."""
+"""The video decoder of libstreamchar against its ops one by one, part motion against float64, wrong calls of both."""
 from __future__ import annotations
 
 import ctypes

@@ -13,6 +13,7 @@
 #include "networks/row_pieces.h"
 
 namespace streamchar {
+
 ConditionHead::ConditionHead(ConditionHeadParts parts) : parts_(std::move(parts)), ones_(width(), 1.0f) {
   const int width = this->width();
   const std::string self = "a condition head";
@@ -29,7 +30,9 @@ ConditionHead::ConditionHead(ConditionHeadParts parts) : parts_(std::move(parts)
     check_linear(self, layer.memory.get(), width, 2 * width);
     check_linear(self, layer.expand.get(), width, hidden);
     check_linear(self, layer.contract.get(), hidden, width);
-    for (const ShiftedNorm* norm : {&layer.self_norm, &layer.cross_norm, &layer.hidden_norm}) check_norm(self, *norm, width);
+    for (const ShiftedNorm* norm : {&layer.self_norm, &layer.cross_norm, &layer.hidden_norm}) {
+      check_norm(self, *norm, width);
+    }
     hidden_ = std::max(hidden_, hidden);
   }
 }

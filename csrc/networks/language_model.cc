@@ -12,6 +12,7 @@
 #include "networks/row_pieces.h"
 
 namespace streamchar {
+
 LanguageModel::LanguageModel(int heads, int kv_heads, int head_dim, float eps, std::vector<DecoderLayer> layers,
                              std::vector<float> final_norm)
     : heads_(heads),
@@ -49,12 +50,12 @@ class LanguageModel::Pass {
       }
       if (rows() > first) sequences_.push_back({first, rows() - first});
     }
-    const int64_t width = model.width(), dim = model.head_dim_;
-    const int64_t floats = rows() * (width + projected_width() + model.heads_ * dim + dim);
+    const int64_t rows = this->rows(), width = model.width(), dim = model.head_dim_;
+    const int64_t floats = rows * (width + projected_width() + model.heads_ * dim + dim);
     x_ = static_cast<float*>(thread_scratch(Scratch::kCaller, floats * static_cast<int64_t>(sizeof(float))));
-    projected_ = x_ + rows() * width;
-    mixed_ = projected_ + rows() * projected_width();
-    turns_ = mixed_ + rows() * model.heads_ * dim;
+    projected_ = x_ + rows * width;
+    mixed_ = projected_ + rows * projected_width();
+    turns_ = mixed_ + rows * model.heads_ * dim;
   }
 
   int rows() const { return static_cast<int>(places_.size()); }

@@ -73,14 +73,14 @@ class Models:
         picture = lambda m: freeze(m).to(memory_format=torch.channels_last, **dtype)
         self.picture_dtype, self.default_steps = placement.dtype if placement else picture_dtype, default_steps
         self.orchestrator, self.condition = freeze(orchestrator), freeze(condition)
-        native = placement is None and kernels != "reference" and ops.VocoderLayers.serves()
-        packed = native and serves(orchestrator.config)
-        self.orchestration = (PackedOrchestrator if packed else PlainOrchestrator)(orchestrator, condition)
-        self.vocoder = PackedVocoder(freeze(vocoder)) if native else freeze(vocoder)
         if placement is None:
             self.denoiser, self.chain = CachedDenoiser(freeze(dit), kernels, storage), None
         else:
             self.denoiser, self.chain = ResidentDenoiser(freeze(dit), kernels), ResidentChain(self, placement)
+        native = placement is None and self.denoiser.native
+        packed = native and serves(orchestrator.config)
+        self.orchestration = (PackedOrchestrator if packed else PlainOrchestrator)(orchestrator, condition)
+        self.vocoder = PackedVocoder(freeze(vocoder)) if native else freeze(vocoder)
         self.reference_encoder, self.video_decoder = picture(reference_encoder), picture(video_decoder)
         self.packed_decoder = PackedVideoDecoder(self.video_decoder) if packed_pictures and not placement else None
         self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1).to(self.device)

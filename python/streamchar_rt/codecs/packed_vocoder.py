@@ -8,10 +8,8 @@ from .vocoder import KERNEL, Vocoder, VocoderState
 
 
 class PackedVocoder:
-    """``Vocoder.stream`` with its layers as one native call, in float32. Takes the layers away from the vocoder: they are
-    not kept twice.
-
-    A stream's samples depend neither on the others in a call nor on the number of threads.
+    """``Vocoder.stream`` with its layers as one native call, in float32. Takes the layers away from the vocoder: they
+    are not kept twice. A stream's samples depend neither on the others in a call nor on the number of threads.
     """
 
     def __init__(self, vocoder: Vocoder):
@@ -20,7 +18,8 @@ class PackedVocoder:
         embed = ops.PackedLinear(vocoder.embed.weight.permute(0, 2, 1).flatten(1), vocoder.embed.bias, storage="fp32")
         vocoder.embed, blocks = None, []
         for block in vocoder.blocks:
-            blocks.append(ops.VocoderBlock(block.depthwise, block.norm, pack(block.expand), pack(block.contract), block.scale))
+            layers = pack(block.expand), pack(block.contract)
+            blocks.append(ops.VocoderBlock(block.depthwise, block.norm, *layers, block.scale))
             block.expand = block.contract = None
         self.layers = ops.VocoderLayers(blocks, taps=KERNEL, embed=embed, embed_norm=vocoder.embed_norm,
                                         final_norm=vocoder.final_norm, head=pack(vocoder.head))

@@ -37,8 +37,9 @@ class CachedDenoiser:
                        layout.reference_tokens: ops.Rope(layout.video_positions(1), freqs, axes)}
         self._clean = dit.modulations(dit.vector(torch.ones(1), None))
         self._vectors: dict[tuple[float, int, int, int], tuple[torch.Tensor, Pair]] = {}
-        native = self.new_cache().kernels == "native" and self.dtype is torch.float32
-        self._transformer = PackedTransformer(dit, storage) if native else PlainTransformer(dit)
+        #: Whether native kernels run the blocks, and not torch.
+        self.native = self.new_cache().kernels == "native" and self.dtype is torch.float32
+        self._transformer = PackedTransformer(dit, storage) if self.native else PlainTransformer(dit)
 
     def new_cache(self) -> ops.ContextCache:
         config, layout = self.dit.config, self.layout

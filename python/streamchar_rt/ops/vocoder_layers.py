@@ -81,11 +81,6 @@ class VocoderLayers:
             raise ConfigError(str(error), hint="see VocoderBlock") from None
         self.nbytes = sum(x.nbytes for x in (embed, head, *(y for b in blocks for y in (b.expand, b.contract))))
 
-    @staticmethod
-    def serves() -> bool:
-        """Whether the native module is there."""
-        return native is not None
-
     def __call__(self, mel: Tensor, inputs: Tensor, memories: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """What comes out, float32 (B, T + P - taps + 1, outputs), and what the next call takes as inputs and memories.
 
