@@ -140,7 +140,7 @@ def test_still_pictures_have_no_seams():
 
 
 def test_clicks_at_joins_are_found(rng):
-    chunk, count = 10_240, 12
+    chunk, count = 10_240, 80
     t = np.arange(chunk * count) / 16_000
     tone = 0.3 * np.sin(2 * np.pi * (rng.uniform(100, 300) * t + rng.random()))
     tone += 1e-3 * rng.standard_normal(len(t))
