@@ -115,3 +115,21 @@ def test_training_pairs_differ_in_the_eyes_alone(rng):
                 x0, y0, x1, y1 = (int(v) for v in boxes[name])
                 far[max(0, y0 - 12): y1 + 13, max(0, x0 - 12): x1 + 13] = False
             assert np.array_equal(one["told"][t][far], one["plain"][t][far])
+
+
+def test_the_judge_knows_eyes_that_do_as_they_are_told(rng):
+    """Against the studio's own drawings: of what was told, and of eyes that do nothing."""
+    pytest.importorskip("skia", reason="drawing needs skia-python: pip install .[train]")
+    from tools.evaluate.eyes import judge, poses
+    from tools.studio.character import Identity, Renderer
+
+    renderer = Renderer(Identity.from_seed(int(rng.integers(10_000))))
+    rigid = rng.uniform(-0.2, 0.2, (6, 7)).astype(np.float32)
+    moves = np.float32([[1, 0, 0], [0, 0.6, 0.1], [0, 0, 0], [0.4, 0, 0], [0.8, -0.5, 0], [0, -0.5, 0]])
+    draw = lambda moves: np.stack([renderer.draw(p) for p in poses(rigid, moves)])
+    obedient, still = (judge(renderer, draw(moves * share), rigid, moves) for share in (1, 0))
+    assert {kind: len(found) for kind, found in obedient.items()} == {"closed": 4, "away": 4, "ahead": 2}   # two eyes each
+    for kind, found in obedient.items():
+        assert all(told == 0 for told, _ in found)
+        assert all(open_ > 1 for _, open_ in found) == (kind != "ahead")
+    assert all(told > 1 and open_ == 0 for kind in ("closed", "away") for told, open_ in still[kind])
