@@ -6,7 +6,7 @@ import torch
 from streamchar_rt.codecs.eyes import MOVES, EyeConfig, EyeNet
 from streamchar_rt.codecs.video import MotionCode
 from streamchar_rt.denoiser import noise
-from streamchar_rt.orchestrator.eyes import Eyes, plan_eyes
+from streamchar_rt.orchestrator.eyes import Eyes, first_eyes, plan_eyes
 from tools.studio.behaviour import perform
 from tools.studio.pose import COLUMN
 
@@ -15,8 +15,10 @@ EYES = [COLUMN[name] for name in ("blink_l", "gaze_x", "gaze_y")]
 SHAPES = {(42, 100, 60, 14), (80, 100, 36, 0)}       # of a blink, hundredths frame by frame
 
 
-def stream(seed: int, chunks: int, mode: int, first: Eyes = Eyes(), begin: int = 0) -> tuple[np.ndarray, list[Eyes]]:
+def stream(seed: int, chunks: int, mode: int, first: Eyes | None = None, begin: int = 0) -> tuple[np.ndarray, list[Eyes]]:
     """(chunks * 16, 3) as a session plans it, and what each chunk leaves behind."""
+    if first is None:
+        first = first_eyes(noise.generator(seed=seed, chunk=0, step=1, stream=noise.EYES))
     told, states = [], [first]
     for chunk in range(begin, begin + chunks):
         random = noise.generator(seed=seed, chunk=chunk, step=0, stream=noise.EYES)
@@ -38,6 +40,12 @@ def test_a_stream_goes_on_from_what_is_left_of_it(rng):
     rest, _ = stream(seed, 40 - cut, mode, Eyes(*list(states[cut])), cut)
     assert np.array_equal(whole[cut * CHUNK:], rest)
     assert not np.array_equal(whole, stream(seed + 1, 40, mode)[0])
+
+
+def test_characters_that_begin_together_do_not_blink_together(rng):
+    seed = int(rng.integers(2 ** 62))
+    first = [blinks(stream(seed + i, 8, 2)[0][:, 0])[0] for i in range(40)]
+    assert len(set(first)) > 15 and min(first) >= 5 and max(first) <= 63         # 0.2 to 2.5 s, as the studio's
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2])
@@ -67,7 +75,7 @@ def test_blinks_are_whole_wherever_chunks_join(rng):
 
 def test_the_sad_look_down_with_heavy_lids(rng):
     seed = int(rng.integers(2 ** 63))
-    plan = lambda emotion: plan_eyes(Eyes(), 500, 2, emotion, noise.generator(seed=seed, chunk=0, step=0, stream=noise.EYES))
+    plan = lambda emotion: plan_eyes(Eyes(30, 0), 500, 2, emotion, noise.generator(seed=seed, chunk=0, step=0, stream=noise.EYES))
     (plain, after), (sad, sad_after) = plan(0), plan(2)
     assert after == sad_after
     assert np.array_equal(sad[:, 0], np.maximum(plain[:, 0], np.float32(0.14)))

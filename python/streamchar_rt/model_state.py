@@ -10,10 +10,11 @@ import torch
 
 from .codecs import mel as mel_codec
 from .codecs.vocoder import LOOKAHEAD, VocoderState
+from .denoiser import noise
 from .denoiser.context import MOTION
 from .models import CharacterFeatures, Models
 from .orchestrator.condition import LONGEST
-from .orchestrator.eyes import Eyes
+from .orchestrator.eyes import first_eyes
 from .orchestrator.units import END, PAD
 
 #: What of a state is plain values, arrays and tensors.
@@ -65,7 +66,8 @@ class StreamState:
         self.history = torch.full((2 * config.history_tokens, config.mel_bins), silence, device=models.device)
         self.elapsed = LONGEST
         self.holds: dict[int, int] = {}                # half-frames for which units at and behind it are to last
-        self.eyes = list(Eyes())                       # what they are about
+        # What they are about.
+        self.eyes = list(first_eyes(noise.generator(seed=seed, chunk=0, step=1, stream=noise.EYES)))
         # unit, stress, word start and elapsed of the half-frames before the chunk
         self.past = np.tile(np.array([END, 0, 0, LONGEST]), (condition.past, 1))
         self.previous_latent: torch.Tensor | None = None

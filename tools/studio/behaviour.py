@@ -47,7 +47,7 @@ _SWAY = {
     "head_y": (0.14, 0.10, 0.16),
 }
 _BLINK_GAP = np.array([3.4, 3.8, 3.1])  # mean s between blinks by mode
-_BLINKS = (np.array([0.42, 1.0, 0.6, 0.14], np.float32), np.array([0.8, 1.0, 0.36], np.float32))
+BLINKS = (np.array([0.42, 1.0, 0.6, 0.14], np.float32), np.array([0.8, 1.0, 0.36], np.float32))
 
 
 def _smooth(x: np.ndarray, sigma: float) -> np.ndarray:
@@ -96,7 +96,7 @@ def _blinks(track: np.ndarray, rng: np.random.Generator, modes: np.ndarray, fps:
     n = len(track)
     at = rng.uniform(0.2, 2.5)
     while at * fps < n:
-        shape = _BLINKS[int(rng.integers(2))]
+        shape = BLINKS[int(rng.integers(2))]
         frame = int(at * fps)
         for eye in ("blink_l", "blink_r"):
             i1 = min(frame + len(shape), n)

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from streamchar_rt.codecs.video import MotionCode
 from streamchar_rt.orchestrator.units import PHONES
-from tools.studio.behaviour import EMOTIONS, perform
+from tools.studio.behaviour import BLINKS, EMOTIONS, perform
 from tools.studio.character import Identity, Renderer
 from tools.studio.motion import MotionMap
 from tools.studio.pose import COLUMN, POSE_FIELDS, POSE_RANGES, REST, clamp
@@ -21,7 +21,6 @@ _LOW = np.array([POSE_RANGES[f][0] for f in POSE_FIELDS], np.float32)
 _HIGH = np.array([POSE_RANGES[f][1] for f in POSE_FIELDS], np.float32)
 BLINK, GAZE = [COLUMN["blink_l"], COLUMN["blink_r"]], [COLUMN["gaze_x"], COLUMN["gaze_y"]]
 EYES = [BLINK[0], *GAZE]               # what the eyes are told to do: both blink alike
-_BLINKS = (np.array([0.42, 1.0, 0.6, 0.14], np.float32), np.array([0.8, 1.0, 0.36], np.float32))    # the studio's
 _RIGID = list(range(MotionCode.RIGID))
 _FAST = [COLUMN[n] for n in ("mouth_open", "mouth_wide", "mouth_round", "teeth", "tongue", "blink_l", "blink_r", "gaze_x", "gaze_y")]
 
@@ -106,7 +105,7 @@ def busy_eyes(rng: np.random.Generator, track: np.ndarray) -> np.ndarray:
     out, frames = track.copy(), len(track)
     out[:, BLINK[1]] = out[:, BLINK[0]]
     if rng.random() < 0.7:
-        shape = _BLINKS[int(rng.integers(len(_BLINKS)))]
+        shape = BLINKS[int(rng.integers(len(BLINKS)))]
         at = int(rng.integers(1 - len(shape), frames))
         closed = np.zeros(frames + 2 * len(shape), np.float32)
         closed[at + len(shape): at + 2 * len(shape)] = shape

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-FPS = 25
+FPS = 25                             # of the pictures that a network for eyes has been trained on
 
 # By mode: idle, listening, speaking.
 _BLINK_PAUSE = (3.4, 3.8, 3.1)       # mean seconds from one to the next
@@ -27,11 +27,16 @@ _MOODS = {2: (0.14, 0.0, 0.25)}      # by emotion: the sad have heavy lids and l
 class Eyes(NamedTuple):
     """What they are about, between two chunks."""
 
-    blink_in: int = 30       # frames until a blink begins; negative within one
-    blink: int = 0           # how it closes
+    blink_in: int            # frames until a blink begins; negative within one
+    blink: int               # how it closes
     rest: int = 0            # frames for which they look where they do
     x: float = 0.0           # right, -1..1
     y: float = 0.0           # down
+
+
+def first_eyes(random: np.random.Generator) -> Eyes:
+    """Of a stream that begins: characters that begin together do not blink together."""
+    return Eyes(int(FPS * random.uniform(0.2, 2.5)), int(random.integers(len(_CLOSING))))
 
 
 def plan_eyes(now: Eyes, frames: int, mode: int, emotion: int, random: np.random.Generator) -> tuple[np.ndarray, Eyes]:
