@@ -1,7 +1,7 @@
 """Do the eyes do what they are told? Their boxes in the product's pictures, beside the studio's drawing of the same pose.
 
-    python -m tools.evaluate.eyes --chunks 14
-    python -m tools.evaluate.eyes --out eyes.png      # and a strip of blinks: told, drawn
+    python -m tools.evaluate.eyes --bundle DIR
+    python -m tools.evaluate.eyes --bundle DIR --out eyes.png      # and a strip of blinks: told, drawn
 
 Every shipped character speaks for a while. The studio draws it again with the head where the latents say it is, once with
 the eyes as they were told and once open and looking ahead. The PSNR of the eyes' boxes against either, in frames in which
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from tools.studio.character import Identity, Renderer
 
     parser = argparse.ArgumentParser(prog="python -m tools.evaluate.eyes", description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", default="mini")
+    parser.add_argument("--bundle", required=True, help="one with a network for the eyes")
     parser.add_argument("--chunks", type=int, default=14, help="of each character")
     parser.add_argument("--still", action="store_true", help="leave out the network that draws the moves")
     parser.add_argument("--seed", type=int, default=0)
@@ -113,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     errors: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     strips = []
     with Engine.load(args.bundle) as engine:
+        if engine.models.eyes is None:
+            parser.error(f"{args.bundle} has no network for the eyes: see python -m tools.train.eyes, .export --eyes")
         for i, name in enumerate(CAST):
             with watched(args.still) as seen, engine.session(name, seed=args.seed + i) as session:
                 session.say(TEXT)
