@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from streamchar_rt.codecs.video import MotionCode
 from streamchar_rt.orchestrator.units import PHONES
 from tools.studio.behaviour import BLINKS, EMOTIONS, perform
+from tools.studio.cast import CAST
 from tools.studio.character import Identity, Renderer
 from tools.studio.motion import MotionMap
 from tools.studio.pose import COLUMN, POSE_FIELDS, POSE_RANGES, REST, clamp
@@ -154,11 +155,13 @@ class Clips(IterableDataset):
     """Endless random clips; every worker draws its own.
 
     ``performed``: share of clips from performances, the rest are random poses. ``displaced``: share of clips with
-    another movement in what the encoder sees. ``eyes``: share whose eyes are busy.
+    another movement in what the encoder sees. ``eyes``: share whose eyes are busy. ``cast``: share of clips of the
+    shipped characters.
     """
 
-    def __init__(self, frames: int, seed: int, performed: float, displaced: float, eyes: float):
+    def __init__(self, frames: int, seed: int, performed: float, displaced: float, eyes: float, cast: float = 0.0):
         self.frames, self.seed, self.performed, self.displaced, self.eyes = frames, seed, performed, displaced, eyes
+        self.cast = cast
 
     def __iter__(self):
         info = get_worker_info()
@@ -167,7 +170,9 @@ class Clips(IterableDataset):
             track = (performed_track if rng.random() < self.performed else random_track)(rng, self.frames)
             track = busy_eyes(rng, track) if rng.random() < self.eyes else track
             seen = displaced(rng, track) if rng.random() < self.displaced else track
-            yield clip(int(rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31)), track, seen)
+            known = self.cast > 0 and rng.random() < self.cast
+            identity = rng.choice(list(CAST.values())) if known else rng.integers(FIRST_TRAIN_IDENTITY, 2 ** 31)
+            yield clip(int(identity), track, seen)
 
 
 def loader(frames: int, batch: int, seed: int, performed: float = 0.0, displaced: float = 0.0, eyes: float = 0.0,

@@ -1,6 +1,6 @@
 """Scenes: streams with their picture, as latents of the video codec.
 
-    python -m tools.train.scenes --speech DIR --streams DIR --codec DIR --out DIR --minutes 20
+    python -m tools.train.scenes --streams DIR --codec DIR --out DIR --minutes 20
 
 Every stream is played by characters that speak, listen and wait, a new one every few seconds, and encoded.
 Written in shards; a run that was stopped goes on where it was.
@@ -8,6 +8,7 @@ Written in shards; a run that was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +126,10 @@ def plan_modes(streams: Streams, rows: np.ndarray, rng: np.random.Generator) -> 
     return emotion, mode
 
 
-def draw_stream(streams: Streams, rows: np.ndarray, seed: int):
+def draw_stream(streams: Streams, rows: np.ndarray, seed: int, still_eyes: bool = False):
     """Draw one stream as scenes of SCENE_CHUNKS chunks, each with its own character.
+
+    ``still_eyes``: open and ahead, as they are left to ``codecs.eyes``; no denoiser can know when they blink.
 
     Yields (rows, frames uint8 premultiplied (C * 16, H, W, 4), poses (C * 16, P), reference (H, W, 4), emotion (C,),
     mode (C,)).
@@ -136,11 +139,13 @@ def draw_stream(streams: Streams, rows: np.ndarray, seed: int):
     from tools.studio.character import Identity, Renderer
     from tools.studio.pose import REST
 
-    from .pictures import FIRST_TRAIN_IDENTITY
+    from .pictures import BLINK, FIRST_TRAIN_IDENTITY, GAZE
     rng = np.random.default_rng((11, seed))
     emotion, mode = plan_modes(streams, rows, rng)
     track = perform(segments_of(streams, rows), len(rows) * CHUNK_FRAMES, emotion=np.repeat(emotion, CHUNK_FRAMES),
                     mode_track=np.repeat(mode, CHUNK_FRAMES), seed=int(rng.integers(2 ** 31)))
+    if still_eyes:
+        track[:, [*BLINK, *GAZE]] = 0
     for begin in range(0, len(rows) - 1, SCENE_CHUNKS):
         part = slice(begin, begin + SCENE_CHUNKS)
         identity = int(rng.choice(list(CAST.values()))) if rng.random() < CAST_SHARE \
@@ -155,32 +160,26 @@ def encode(codec, frames: np.ndarray, poses: np.ndarray, reference: np.ndarray) 
     """uint8 premultiplied frames (N * 4, H, W, 4), poses (N * 4, P) and reference (H, W, 4) to latents (N, C, h, w) and
     the coarse reference features (1, C', h, w), float16."""
     from .pictures import to_float
-    x = to_float(torch.from_numpy(frames)).reshape(-1, FRAMES, 4, *frames.shape[1:3])
-    picture = to_float(torch.from_numpy(reference))[None]
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=PackedLinear.pays("bf16")):
-        latents = codec.encoder(x, torch.from_numpy(poses).reshape(len(x), FRAMES, -1), picture.expand(len(x), -1, -1, -1))
+    device = next(codec.parameters()).device
+    x = to_float(torch.from_numpy(frames).to(device)).reshape(-1, FRAMES, 4, *frames.shape[1:3])
+    picture = to_float(torch.from_numpy(reference).to(device))[None]
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu" or PackedLinear.pays("bf16")):
+        told = torch.from_numpy(poses).to(device).reshape(len(x), FRAMES, -1)
+        latents = codec.encoder(x, told, picture.expand(len(x), -1, -1, -1))
         features = codec.reference(picture)[-1]
-    return latents.float().numpy().astype(np.float16), features.float().numpy().astype(np.float16)
+    return latents.half().cpu().numpy(), features.half().cpu().numpy()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--streams", type=Path, required=True)
-    parser.add_argument("--codec", type=Path, required=True, help="checkpoint folder of tools.train.video_codec")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--worker", default="0/1", help="this worker / workers")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+def write(args: argparse.Namespace, worker: int) -> None:
+    """One worker's share of the streams."""
     from .loop import load_weights
     from .video_codec import VideoCodec
+    torch.set_num_threads(1)
     codec = VideoCodec()
-    codec.load_state_dict(load_weights(args.codec))
-    codec.eval().to(memory_format=torch.channels_last)
+    codec.load_state_dict(load_weights(args.codec), strict=False)      # the pose's head is training's alone
+    codec.eval().to(args.device, memory_format=torch.channels_last)
     streams = Streams.load(args.streams)
-    worker, workers = map(int, args.worker.split("/"))
-    args.out.mkdir(parents=True, exist_ok=True)
-    numbers = np.random.default_rng(5).permutation(int(streams.chunks[:, 4].max()) + 1)[worker::workers]
+    numbers = np.random.default_rng(5).permutation(int(streams.chunks[:, 4].max()) + 1)[worker::args.workers]
     began, done = time.monotonic(), 0
     pending: list[dict] = []
     shard: list[int] = []
@@ -203,7 +202,8 @@ def main() -> None:
         if int(number) in existing:
             continue
         rows = streams.chunks[streams.chunks[:, 4] == number]
-        for part, (rows, frames, poses, reference, emotion, mode) in enumerate(draw_stream(streams, rows, int(number))):
+        scenes = draw_stream(streams, rows, int(number), args.still_eyes)
+        for part, (rows, frames, poses, reference, emotion, mode) in enumerate(scenes):
             latents, still = encode(codec, frames, poses, reference)
             video = latents.reshape(len(rows), CHUNK_FRAMES // FRAMES, *latents.shape[1:])
             pending.append({"rows": rows, "scene": np.full(len(rows), int(number) * 1000 + part), "video": video,
@@ -213,9 +213,31 @@ def main() -> None:
         if len(shard) == 10:
             flush()
             spent = time.monotonic() - began
-            print(f"{done} chunks, {done * 0.64 / 3600:.2f} h of scenes, {done * 16 / spent:.0f} frames/s, "
+            print(f"worker {worker}: {done} chunks, {done * 0.64 / 3600:.2f} h of scenes, {done * 16 / spent:.0f} frames/s, "
                   f"{args.minutes - spent / 60:.1f} min left", flush=True)
     flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--streams", type=Path, required=True)
+    parser.add_argument("--codec", type=Path, required=True, help="checkpoint folder of tools.train.video_codec")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--device", default="cpu", help="that encodes")
+    parser.add_argument("--still-eyes", action="store_true",
+                        help="draw eyes open and ahead: for a model whose blinks and glances tools.train.eyes makes")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=write, args=(args, i)) for i in range(args.workers)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if failed := [w.exitcode for w in workers if w.exitcode]:
+        raise SystemExit(f"{len(failed)} workers failed")
 
 
 if __name__ == "__main__":

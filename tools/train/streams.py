@@ -10,6 +10,7 @@ frame): the mel, the transcript unit that each half-frame belongs to, and how lo
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,15 +183,22 @@ def build(corpus, *, seed: int = 0, progress: bool = True) -> Streams:
     return Streams(**{k: np.concatenate(v) for k, v in parts.items()})
 
 
+def _build_folder(speech: Path, seed: int) -> Streams:
+    from tools.studio.corpus import load_corpus
+    torch.set_num_threads(1)
+    return build(load_corpus(speech), seed=seed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--speech", type=Path, nargs="+", required=True, help="folders of tools.studio.speech")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes; a folder is one's work")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    from tools.studio.corpus import load_corpus
-    streams = Streams.joined([build(load_corpus(speech), seed=args.seed + i) for i, speech in enumerate(args.speech)])
+    work = [(speech, args.seed + i) for i, speech in enumerate(args.speech)]
+    with multiprocessing.get_context("spawn").Pool(min(args.workers, len(work))) as pool:
+        streams = Streams.joined(pool.starmap(_build_folder, work, chunksize=1))
     streams.save(args.out)
     print(f"{len(streams.chunks)} chunks, {len(streams.mel) / 180000:.2f} h")
 

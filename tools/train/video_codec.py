@@ -2,6 +2,7 @@
 
     python -m tools.train.video_codec --out DIR --minutes 45
     python -m tools.train.video_codec --out DIR2 --init DIR --freeze-encoder --minutes 30   # decoder only
+    python -m tools.train.video_codec --clips CLIPS --out DIR --minutes 5 --batch 48        # from clips drawn ahead, on a GPU
 
 The studio says how every part of the drawing moved, which teaches the flow many times faster than pixels do.
 Eyes and mouth weigh more (the studio says where they are). Latents get noise, so that the decoder forgives
@@ -11,7 +12,10 @@ makes them carry movement from the start, when warping the reference alone expla
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +25,7 @@ from streamchar_rt.codecs.video import FRAMES, ReferenceEncoder, VideoCodecConfi
 
 from tools.studio.pose import POSE_FIELDS
 
+from .clips import ClipStore
 from .loop import Loop, add_arguments
 from .pictures import HELD_OUT, clip, displaced, loader, performed_track, random_track, to_float
 
@@ -67,8 +72,9 @@ class VideoCodec(nn.Module):
 
 @torch.compile(dynamic=False)
 def losses(y: torch.Tensor, warped: torch.Tensor, x: torch.Tensor, weight: torch.Tensor,
-           picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted L1 and squared error on pixels, L1 on their differences, and L1 on the warped reference.
+           picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weighted L1 and squared error on pixels, L1 on their differences; L1 on the warped reference; squared error of the
+    change from frame to frame, which unlike L1 does not prefer stillness to movement that comes a little late.
 
     Pictures (B, T, 4, H, W), weight (B, T, 1, H, W), reference (B, 4, H, W). What is empty counts less, but not where
     the reference has something: there it must be erased. Compiled, because at full resolution the loss would otherwise
@@ -79,7 +85,8 @@ def losses(y: torch.Tensor, warped: torch.Tensor, x: torch.Tensor, weight: torch
     pixel = ((error.abs() + 4 * error.square()) * weight).mean()
     pixel = pixel + 1.5 * ((error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]).mean()
     pixel = pixel + 1.5 * ((error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]).mean()
-    return pixel, ((warped - x).abs() * weight).mean()
+    change = ((error[:, 1:] - error[:, :-1]).square() * weight[:, 1:]).mean()
+    return pixel, ((warped - x).abs() * weight).mean(), change
 
 
 def psnr(y: torch.Tensor, x: torch.Tensor) -> float:
@@ -112,6 +119,15 @@ def save_samples(y: torch.Tensor, x: torch.Tensor, path) -> None:
     Image.fromarray((torch.cat(rows, 1).movedim(0, -1) * 255).byte().numpy()).save(path)
 
 
+def batches_of(args: argparse.Namespace, loop: Loop) -> Iterator[dict[str, torch.Tensor]]:
+    """Endless batches of clips, drawn ahead or on the fly."""
+    if args.clips:
+        store = ClipStore(args.clips, loop.device)
+        print(f"{len(store)} clips", flush=True)
+        return (store.batch(args.batch, args.displaced > 0) for _ in itertools.count())
+    return iter(loader(LATENTS * FRAMES, args.batch, args.seed + loop.iteration, args.performed, args.displaced, args.eyes))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser, minutes=45, lr=1e-3, batch=4)
@@ -127,17 +143,22 @@ def main() -> None:
     parser.add_argument("--displaced", type=float, default=0.0,
                         help="share of clips whose motion code moves otherwise than what the encoder sees, so that the "
                              "decoder takes movement from the code alone; for a frozen encoder")
+    parser.add_argument("--change", type=float, default=0.0, help="weight of the change from frame to frame")
+    parser.add_argument("--clips", type=Path, help="folder of tools.train.clips to draw batches from")
     args = parser.parse_args()
     codec = VideoCodec().to(memory_format=torch.channels_last)
     codec.encoder.requires_grad_(not (args.freeze_encoder or args.decoder_only))
     codec.reference.requires_grad_(not args.decoder_only)
     loop = Loop(codec, args, betas=(0.9, 0.95), decay=0.998, warmup=60)
-    data = iter(loader(LATENTS * FRAMES, args.batch, args.seed + loop.iteration, args.performed,
-                       args.displaced, args.eyes))
+    batches = batches_of(args, loop)
+    if loop.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch._dynamo.config.suppress_errors = True          # what cannot be compiled runs as it is
+        codec.forward = torch.compile(codec.forward, dynamic=False)
     test = held_out_clips(12)
 
     def step(_: int) -> dict[str, torch.Tensor]:
-        batch = next(data)
+        batch = next(batches)
         x, picture = to_float(batch["frames"]).to(loop.device), to_float(batch["reference"]).to(loop.device)
         weight, poses = batch["weight"].float()[:, :, None].to(loop.device), batch["pose"].to(loop.device)
         weight = torch.where(weight > 1, args.face_weight * weight, weight)
@@ -145,13 +166,13 @@ def main() -> None:
         with loop.autocast():
             y, warped, flow, z = codec(seen, seen_poses, picture, args.noise, moved=poses)
             read = codec.read_pose(z)
-        pixel, warp = losses(y, warped, x, weight, picture)
+        pixel, warp, change = losses(y, warped, x, weight, picture)
         pose_loss = (read - poses).square().mean()
         size = z.square().mean()
         known = batch["known"].to(loop.device)[:, :, None].float()
         pixels = ((flow - batch["flow"].to(loop.device).float()).abs() * known).sum() / (2 * known.sum() + 1)
-        return {"loss": pixel + 0.4 * warp + args.pose * pose_loss + args.flow * pixels + 1e-3 * size, "pixel": pixel,
-                "warp": warp, "flow": pixels, "pose": pose_loss, "z2": size}
+        return {"loss": pixel + args.change * change + 0.4 * warp + args.pose * pose_loss + args.flow * pixels + 1e-3 * size,
+                "pixel": pixel, "change": change, "warp": warp, "flow": pixels, "pose": pose_loss, "z2": size}
 
     def evaluate() -> dict[str, float]:
         x, picture = to_float(test["frames"]).to(loop.device), to_float(test["reference"]).to(loop.device)

@@ -38,7 +38,7 @@ class VideoCodecConfig:
     width: int = 0                                     # and across; 0: as many as down
     latent_channels: int = 12
     encoder: tuple[int, int, int] = (96, 128, 192)     # channels at 1/4, 1/8, 1/16
-    decoder: tuple[int, int, int] = (160, 80, 40)      # channels at 1/16, 1/8, 1/4
+    decoder: tuple[int, int, int] = (160, 96, 64)      # channels at 1/16, 1/8, 1/4
     reference: tuple[int, int, int] = (32, 48, 64)     # channels at 1/4, 1/8, 1/16
     trunk: int = 3
     pose_fields: int = 21
