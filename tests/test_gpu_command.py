@@ -231,3 +231,18 @@ def test_the_module_runs_as_a_command():
     done = subprocess.run([sys.executable, "-m", "tools.gpu", "--dry-run", "--parts", "build"], cwd=ROOT,
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "tools.gpu.build" in done.stdout
+
+
+def test_commands_side_by_side_end_on_their_own(capsys):
+    """One that fails, one that hangs with a child of its own, one that is well."""
+    from tools.gpu.children import TIMEOUT, side_by_side
+
+    python = lambda script: [sys.executable, "-c", script]
+    codes = side_by_side({
+        "bad": python("print('why'); raise SystemExit(3)"),
+        "slow": python("import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"),
+        "good": python("print('well')"),
+    }, seconds=3)
+    assert codes == {"bad": 3, "slow": TIMEOUT, "good": 0}
+    printed = capsys.readouterr().out
+    assert "-- bad: exit 3\nwhy" in printed and "-- good: exit 0\nwell" in printed
