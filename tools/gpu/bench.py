@@ -211,7 +211,7 @@ def _measure(out: Path, op: str, case: str, way: str, call: Callable[[], Tensor]
     try:
         error = _difference(call, wanted)
         with torch.inference_mode():
-            us, worst = timing.microseconds(call)
+            us, worst = timing.microseconds(call, seconds=0.2)
     except Exception as failure:   # a back end that is missing raises many types
         _absent(out, op, case, way, failure)
         return
