@@ -142,6 +142,14 @@ struct Consumer {
     multiply_commit();
   }
 
+  // ptxas moves the wait for the weighted values up to where they were started, before the softmax that is to run
+  // meanwhile, unless a branch lies between that needs the softmax's results. This one is never taken, as denominators
+  // are not negative; what it would wait for has happened.
+  __device__ __forceinline__ void keep_apart() const {
+    const uint32_t signs = __float_as_uint(rows.denominator[0]) & __float_as_uint(rows.denominator[1]);
+    if (signs >> 31) barrier_wait(barriers().value_full(value.stage), value.parity);
+  }
+
   // Waits for the weighted values.
   __device__ __forceinline__ void values_done() {
     multiply_wait<0>();
@@ -219,6 +227,7 @@ struct Consumer {
       multiply_wait<1>();  // the logits
       logits_done();
       softmax(walk.at.keys);
+      keep_apart();
       values_done();
       pack_weights();
       if constexpr (kNarrow) {
