@@ -256,7 +256,7 @@ GROUP_SECONDS = 60
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=105, help="for everything")
+    parser.add_argument("--seconds", type=float, default=95, help="for everything")
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
     failed = 0

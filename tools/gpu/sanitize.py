@@ -50,7 +50,7 @@ def run_ops() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=75)
+    parser.add_argument("--seconds", type=float, default=65)
     parser.add_argument("--inner", action="store_true", help="run the ops, without the sanitizer")
     options = parser.parse_args()
     if options.inner:

@@ -94,7 +94,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ways", help="measure these, in this process")
     parser.add_argument("--launch", type=int, help="launch one way three times, for a profiler")
-    parser.add_argument("--seconds", type=float, default=75, help="for everything")
+    parser.add_argument("--seconds", type=float, default=105, help="for everything")
     options = parser.parse_args()
     if options.launch is not None:
         launch(options.launch)
@@ -109,7 +109,7 @@ def main() -> int:
     for ways in (_SINGLE, _PAIRS):
         name = ",".join(map(str, ways))
         command = [sys.executable, "-m", "tools.gpu.tune", "--out", str(options.out), "--ways", name]
-        worst = max(worst, *side_by_side({f"ways {name}": command}, left(25)).values())
+        worst = max(worst, *side_by_side({f"ways {name}": command}, left(32)).values())
     if shutil.which("ncu"):
         for way in _PROFILED:
             profile(options.out, way, left(25))

@@ -61,26 +61,35 @@ struct Consumer {
     head = part.head;
     first_row = (part.query_block * kTileBlocks<kWay> + block_rank<kWay>()) * S::kRows + group * 64;
     unit = 1.0f;
-    rows.clear();
-#pragma unroll 4
-    for (int r = 0; r < 16; ++r) {
-      const int row = thread / 32 * 16 + r, token = min(first_row + row, stream->tokens - 1);
-      Pair x[kDim / 64];
-      base_row<kDim>(*stream, token, head, lane(), x);
+    constexpr int kBatch = 8;   // rows that are under way together
+#pragma unroll 1
+    for (int r = 0; r < 16; r += kBatch) {
+      const int row = thread / 32 * 16 + r;
+      QueryRow<kDim> query[kBatch];
 #pragma unroll
-      for (int i = 0; i < kDim / 64; ++i) base(row)[lane() + 32 * i] = x[i];
+      for (int j = 0; j < kBatch; ++j) {
+        query[j].load(*stream, min(first_row + row + j, stream->tokens - 1), head, lane());
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        Pair x[kDim / 64];
+        query[j].ready(*stream, x);
+#pragma unroll
+        for (int i = 0; i < kDim / 64; ++i) base(row + j)[lane() + 32 * i] = x[i];
+      }
     }
+    rows.clear();
   }
 
   // The queries of a segment, into the warpgroup's tile. All of this warp's products must be done. Returns what the
   // sums so far are to be multiplied by.
   __device__ __forceinline__ float make_queries(const Segment& segment) {
-    group_sync(1 + group);  // the other warps' products too
     const bool moved = segment.moved && stream->moved.data;
-    const auto* shift = reinterpret_cast<const Pair*>(moved ? nullptr : segment.shift);
+    const float* shift = moved ? nullptr : segment.shift;
     Pair turn[kDim / 64];
 #pragma unroll
-    for (int i = 0; i < kDim / 64; ++i) turn[i] = shift ? shift[lane() + 32 * i] : Pair{1.0f, 0.0f};
+    for (int i = 0; i < kDim / 64; ++i) turn[i] = shift ? pair_at(shift, lane() + 32 * i) : Pair{1.0f, 0.0f};
+    group_sync(1 + group);  // the other warps' products too
     float ratio = 1.0f;
     if constexpr (kNarrow) {
       const KvStorage storage = problem.call.storage;
