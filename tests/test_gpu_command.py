@@ -105,7 +105,8 @@ def listing(head_dim, narrow, logits=None, copies=None, extra=()):
     opcodes += [f"HGMMA.64x{head_dim}x16.{kind}"] * 16
     opcodes += ["UTMALDG.3D"] * copies + ["USETMAXREG.DEALLOC.CTAPOOL", "USETMAXREG.TRY_ALLOC.CTAPOOL"]
     opcodes += ["F2FP.F16.E4M3.UNPACK_B"] * narrow + ["FENCE.VIEW.ASYNC.S", "ATOMG.E.ADD.STRONG.GPU"]
-    opcodes += ["STG.E.128.STRONG.GPU", "LDG.E.128.STRONG.GPU"] + ["WARPGROUP.DEPBAR.LE"] * 4 + list(extra)
+    opcodes += ["STG.E.128.STRONG.GPU", "LDG.E.128.STRONG.GPU"] + ["WARPGROUP.DEPBAR.LE"] * 3 + list(extra)
+    opcodes += ["WARPGROUP.DEPBAR.LE gsb0, 0x1 ;"] + ["MUFU.EX2"] * 64
     body = "\n".join(f"        /*{16 * i:04x}*/      @!P0 {op} R24, gdesc[UR4] ;" for i, op in enumerate(opcodes))
     return LISTING.format(name=f"_Z24segment_attention_kernelILi{head_dim}ELb{int(narrow)}EEv", body=body)
 
@@ -124,6 +125,7 @@ def test_machine_code_checks_find_slow_paths():
         (listing(128, False, extra=["WARPGROUP.DEPBAR.LE"] * 9), "serialised"),
         (listing(128, False).replace("LDG.E.128.STRONG.GPU", "LDG.E.128"), "through L2"),
         (listing(128, False).replace("FENCE", "NOP"), "fenced"),
+        (listing(128, False).replace("gsb0, 0x1", "gsb0, 0x0"), "exponentials"),
     ):
         assert any(word in problem for problem in sass.problems(sass.parse(rest + bad))), word
     one_byte = listing(128, True).replace("F2FP.F16.E4M3", "F2FP.F16.F32") + listing(128, False)
@@ -231,3 +233,18 @@ def test_the_module_runs_as_a_command():
     done = subprocess.run([sys.executable, "-m", "tools.gpu", "--dry-run", "--parts", "build"], cwd=ROOT,
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "tools.gpu.build" in done.stdout
+
+
+def test_commands_side_by_side_end_on_their_own(capsys):
+    """One that fails, one that hangs with a child of its own, one that is well."""
+    from tools.gpu.children import TIMEOUT, side_by_side
+
+    python = lambda script: [sys.executable, "-c", script]
+    codes = side_by_side({
+        "bad": python("print('why'); raise SystemExit(3)"),
+        "slow": python("import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"),
+        "good": python("print('well')"),
+    }, seconds=3)
+    assert codes == {"bad": 3, "slow": TIMEOUT, "good": 0}
+    printed = capsys.readouterr().out
+    assert "-- bad: exit 3\nwhy" in printed and "-- good: exit 0\nwell" in printed

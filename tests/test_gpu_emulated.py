@@ -105,6 +105,18 @@ def test_streams_that_are_split_in_every_way(gpu, seeded, path, dtype, head_dim)
     assert all(torch.equal(a, b) for old, new in zip(first, again) for a, b in zip(old, new))
 
 
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("way", [1, 2, 3])
+def test_turns_and_late_rescaling(gpu, seeded, monkeypatch, way, head_dim):
+    """The ways of the sm_90a kernel that a block goes alone; logits that rise from key to key, past every threshold."""
+    monkeypatch.setenv("STREAMCHAR_SM90_WAY", str(way))
+    problem = AttentionProblem.random(150, [200, 150], heads=1, head_dim=head_dim, device="cpu")
+    problem.keys = [k * torch.linspace(0.1, 3.0, len(k))[:, None, None].bfloat16() for k in problem.keys]
+    (result,) = attend(gpu, [problem], "sm90", 1 + seeded % 3, seeded)
+    assert relative_error(result[0], problem.truth()[0]) < 1e-2
+    assert float((result[1] - problem.truth()[1]).abs().max()) < 5e-2
+
+
 @pytest.mark.parametrize("path", ["sm80", "sm90"])
 def test_strided_inputs_and_peaked_logits(gpu, seeded, path):
     problem = AttentionProblem.random(20, [40, 20], heads=2, head_dim=64, device="cpu")

@@ -19,6 +19,8 @@ inline constexpr int kMaxSegments = 8;    // of a stream
 inline constexpr int kMaxListed = 40;     // of all streams of a call
 inline constexpr int kMaxGroups = 4;
 
+// Norm weights and tables of rotations begin at multiples of eight bytes.
+//
 // (tokens, heads, head_dim): channels contiguous and 16-byte aligned; strides count elements. bfloat16 but for keys
 // and values in narrow storage.
 struct TokenView {

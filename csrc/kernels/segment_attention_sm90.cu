@@ -26,6 +26,9 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <cstdlib>
+
+#include "kernels/cuda/cluster_launch.cuh"
 #include "kernels/cuda/hopper_consumer.cuh"
 #include "kernels/cuda/hopper_producer.cuh"
 
@@ -34,7 +37,9 @@ namespace {
 
 using namespace hopper_attention;
 
-template <int kDim, bool kNarrow>
+constexpr int kDefaultWay = kPlain;
+
+template <int kDim, bool kNarrow, int kWay>
 __global__ void __launch_bounds__(Shape<kDim, kNarrow>::kThreads, 1)
     segment_attention_kernel(const __grid_constant__ Problem problem) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -48,15 +53,20 @@ __global__ void __launch_bounds__(Shape<kDim, kNarrow>::kThreads, 1)
     for (int stage = 0; stage < S::kStages; ++stage) {
       barrier_init(barriers.key_full(stage), kNarrow ? 4 : 1);  // producer warps, or the thread that expects copies
       barrier_init(barriers.value_full(stage), kNarrow ? 4 : 1);
-      barrier_init(barriers.key_empty(stage), 4 * S::kGroups);  // consumer warps
-      barrier_init(barriers.value_empty(stage), 4 * S::kGroups);
+      constexpr int kReaders = 4 * S::kGroups * kTileBlocks<kWay>;  // consumer warps
+      barrier_init(barriers.key_empty(stage), kReaders);
+      barrier_init(barriers.value_empty(stage), kReaders);
     }
     barrier_init_done();
   }
-  __syncthreads();
+  if constexpr (kWay & kPairs) {
+    cluster_sync();
+  } else {
+    __syncthreads();
+  }
 
   if (group == 0) {
-    give_registers<S::kProducerRegisters>();
+    give_registers<Registers<kDim, kNarrow, kWay>::kProducer>();
     if constexpr (kNarrow) {
       if (problem.call.storage == KvStorage::kFloat8) {
         convert_all<kDim, true>(problem, memory, shared);
@@ -64,16 +74,18 @@ __global__ void __launch_bounds__(Shape<kDim, kNarrow>::kThreads, 1)
         convert_all<kDim, false>(problem, memory, shared);
       }
     } else {
-      if (threadIdx.x == 0) fetch_all<kDim>(problem, shared);
+      if (threadIdx.x == 0) fetch_all<kDim, kWay>(problem, shared);
     }
   } else {
-    take_registers<S::kConsumerRegisters>();
-    Consumer<kDim, kNarrow> consumer{problem, memory, shared, group - 1, static_cast<int>(threadIdx.x % 128),
-                                     kLog2E * rsqrtf(static_cast<float>(kDim))};
-    const uint32_t end = problem.split.start(blockIdx.x + 1);
+    take_registers<Registers<kDim, kNarrow, kWay>::kConsumer>();
+    Consumer<kDim, kNarrow, kWay> consumer{problem, memory, shared, group - 1, static_cast<int>(threadIdx.x % 128),
+                                           kLog2E * rsqrtf(static_cast<float>(kDim))};
+    consumer.open_turns();
+    const int block = work_block<kWay>();
+    const uint32_t end = problem.split.start(block + 1);
 #pragma unroll 1
-    for (uint32_t unit = problem.split.start(blockIdx.x); unit < end;) {
-      const WorkPart part = problem.split.part(blockIdx.x, unit);
+    for (uint32_t unit = problem.split.start(block); unit < end;) {
+      const WorkPart part = problem.split.part(block, unit);
       unit += part.end - part.begin;
       Walk walk(problem.call, part);
       consumer.begin(part);
@@ -81,6 +93,7 @@ __global__ void __launch_bounds__(Shape<kDim, kNarrow>::kThreads, 1)
       consumer.finish(part);
     }
   }
+  if constexpr (kWay & kPairs) cluster_sync();  // the other block may still copy into this one, or arrive here
 #endif
 }
 
@@ -99,45 +112,68 @@ EncodeTiled encode_tiled() {
   return found;
 }
 
-// Boxes of 64 channels and kKeys rows of one head.
-bool make_map(CUtensorMap& map, const TokenView& view, int rows, int heads, int head_dim) {
+// Boxes of 64 channels and `box_rows` rows of one head.
+bool make_map(CUtensorMap& map, const TokenView& view, int rows, int heads, int head_dim, cuuint32_t box_rows) {
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(head_dim), static_cast<cuuint64_t>(rows),
                               static_cast<cuuint64_t>(heads)};
   const cuuint64_t strides[] = {static_cast<cuuint64_t>(view.token_stride) * 2,
                                 static_cast<cuuint64_t>(view.head_stride) * 2};
-  const cuuint32_t box[] = {kBlockColumns, kKeys, 1}, steps[] = {1, 1, 1};
+  const cuuint32_t box[] = {kBlockColumns, box_rows, 1}, steps[] = {1, 1, 1};
   const EncodeTiled encode = encode_tiled();
   return encode && encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(view.data), sizes, strides, box,
                           steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-template <int kDim, bool kNarrow>
+template <int kDim, bool kNarrow, int kWay>
 int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
   using S = Shape<kDim, kNarrow>;
   Problem problem{};
   problem.call = call;
+  constexpr int kBlocks = kTileBlocks<kWay>, kBoxRows = kKeys / kBlocks;
   StreamWork work[kMaxStreams];
   for (int i = 0; i < call.stream_count; ++i) {
     const AttentionStream& of = call.streams[i];
-    work[i] = Walk::work(call, i, S::kRows);
+    work[i] = Walk::work(call, i, kBlocks * S::kRows);
     for (int s = of.first_segment; s < of.first_segment + of.segment_count && !kNarrow; ++s) {
       const Segment& segment = call.segments[s];
-      if (segment.rows > 0 && (!make_map(problem.keys[s], segment.key, segment.rows, of.heads, kDim) ||
-                               !make_map(problem.values[s], segment.value, segment.rows, of.heads, kDim))) {
+      if (segment.rows > 0 && (!make_map(problem.keys[s], segment.key, segment.rows, of.heads, kDim, kBoxRows) ||
+                               !make_map(problem.values[s], segment.value, segment.rows, of.heads, kDim, kBoxRows))) {
         return cudaErrorNotSupported;
       }
     }
   }
-  const int room = PartialLayout{S::kGroups * 4, kDim}.grid_within(call.workspace_bytes);
-  problem.split = Split::make(work, call.stream_count, processors < room ? processors : room);
+  const int room = PartialLayout{kBlocks * S::kGroups * 4, kDim}.grid_within(call.workspace_bytes);
+  const int blocks = processors / kBlocks;
+  problem.split = Split::make(work, call.stream_count, blocks < room ? blocks : room);
   if (problem.split.grid == 0) return problem.split.total() == 0 ? cudaSuccess : cudaErrorInvalidValue;
 
-  const auto kernel = segment_attention_kernel<kDim, kNarrow>;
+  const auto kernel = segment_attention_kernel<kDim, kNarrow, kWay>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes);
   if (error != cudaSuccess) return error;
+  if constexpr (kWay & kPairs) return launch_pairs(kernel, problem.split.grid, S::kThreads, S::kBytes, stream, problem);
   kernel<<<problem.split.grid, S::kThreads, S::kBytes, stream>>>(problem);
   return cudaGetLastError();
+}
+
+// STREAMCHAR_SM90_WAY: bits of Way, for measurements.
+int chosen_way() {
+  const char* const text = std::getenv("STREAMCHAR_SM90_WAY");
+  return text ? std::atoi(text) : kDefaultWay;
+}
+
+template <int kDim>
+int launch_way(const SegmentAttention& call, int processors, cudaStream_t stream) {
+  switch (chosen_way()) {
+    case 1: return launch<kDim, false, 1>(call, processors, stream);
+    case 2: return launch<kDim, false, 2>(call, processors, stream);
+    case 3: return launch<kDim, false, 3>(call, processors, stream);
+    case 4: return launch<kDim, false, 4>(call, processors, stream);
+    case 5: return launch<kDim, false, 5>(call, processors, stream);
+    case 6: return launch<kDim, false, 6>(call, processors, stream);
+    case 7: return launch<kDim, false, 7>(call, processors, stream);
+    default: return launch<kDim, false, 0>(call, processors, stream);
+  }
 }
 
 }  // namespace
@@ -146,10 +182,10 @@ int segment_attention_sm90(const SegmentAttention& call, int processors, void* s
   const auto on = static_cast<cudaStream_t>(stream);
   const bool narrow = is_narrow(call.storage);
   if (call.head_dim == 64) {
-    return narrow ? launch<64, true>(call, processors, on) : launch<64, false>(call, processors, on);
+    return narrow ? launch<64, true, kPlain>(call, processors, on) : launch_way<64>(call, processors, on);
   }
   if (call.head_dim == 128) {
-    return narrow ? launch<128, true>(call, processors, on) : launch<128, false>(call, processors, on);
+    return narrow ? launch<128, true, kPlain>(call, processors, on) : launch_way<128>(call, processors, on);
   }
   return cudaErrorInvalidValue;
 }

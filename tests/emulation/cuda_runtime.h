@@ -23,6 +23,9 @@ using std::min;
 struct uint4 {
   uint32_t x, y, z, w;
 };
+struct float2 {
+  float x, y;
+};
 struct float4 {
   float x, y, z, w;
 };
@@ -48,6 +51,11 @@ T __shfl_sync(unsigned, T x, int from) { return emulated::machine().exchanged(x,
 template <typename T>
 T __shfl_xor_sync(unsigned, T x, int distance) {
   return emulated::machine().exchanged(x, emulated::machine().lane() ^ distance);
+}
+inline bool __any_sync(unsigned, bool x) {
+  uint32_t any = x;
+  for (int distance = 16; distance; distance /= 2) any |= __shfl_xor_sync(~0u, any, distance);
+  return any;
 }
 inline unsigned __reduce_max_sync(unsigned, unsigned x) {
   for (int distance = 16; distance; distance /= 2) x = std::max(x, __shfl_xor_sync(~0u, x, distance));

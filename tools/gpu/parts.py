@@ -26,19 +26,15 @@ def _build(out: Path, build: Path) -> list[str]:
     return [sys.executable, "-m", "tools.gpu.build", "--out", str(out), "--build", str(build)]
 
 
-def _correct(out: Path, build: Path) -> list[str]:
-    report = f"--junitxml={out / 'correct.xml'}"
-    return [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", report, "tests/test_gpu_ops.py"]
-
-
 #: In running order. The limits add up to ten minutes at most.
 PARTS: tuple[Part, ...] = (
-    Part("build", "compile the native module with CUDA, check its machine code", 160, _build, needs_gpu=False),
-    Part("correct", "tests of every op against float64", 80, _correct),
-    Part("sanitize", "the ops on small shapes under compute-sanitizer", 100, _module("sanitize")),
-    Part("ceilings", "the machine's copy bandwidth and matrix rate", 30, _module("ceilings")),
-    Part("bench", "every op against torch's ways to do the same", 130, _module("bench")),
-    Part("chain", "whole chunks of mini and full as CUDA graphs; what the engine does on cuda", 100, _module("chain")),
+    Part("build", "compile the native module with CUDA, check its machine code", 140, _build, needs_gpu=False),
+    Part("correct", "tests of every op against float64", 80, _module("correct")),
+    Part("ceilings", "the machine's copy bandwidth and matrix rate", 20, _module("ceilings")),
+    Part("tune", "the ways of the sm_90a attention kernel, and where their time goes", 110, _module("tune")),
+    Part("bench", "every op against torch's ways to do the same", 100, _module("bench")),
+    Part("chain", "whole chunks of mini and full as CUDA graphs; what the engine does on cuda", 80, _module("chain")),
+    Part("sanitize", "the ops on small shapes under compute-sanitizer", 70, _module("sanitize")),
 )
 
 

@@ -15,6 +15,7 @@ class Kernel:
     name: str                                   # mangled
     architecture: str                           # such as sm_90a
     instructions: Counter = field(default_factory=Counter)   # by opcode with its modifiers
+    overlapped: Counter = field(default_factory=Counter)      # of those, what runs while one group of wgmma is open
 
     def count(self, prefix: str) -> int:
         """Instructions whose opcode is ``prefix``, with any modifiers beyond it."""
@@ -24,19 +25,25 @@ class Kernel:
 _FUNCTION = re.compile(r"^\s*Function\s*:\s*(\S+)")
 _ARCHITECTURE = re.compile(r"^\s*arch\s*=\s*(sm_\w+)|EF_CUDA_(SM\d+\w*)")
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*(?:\.[A-Za-z0-9_]+)*)")
+_ONE_OPEN = re.compile(r"gsb0,\s*0x1\s*;")
 
 
 def parse(dump: str) -> list[Kernel]:
     """Kernels of a ``cuobjdump --dump-sass`` listing."""
     kernels: list[Kernel] = []
-    architecture = ""
+    architecture, waits = "", False
     for line in dump.splitlines():
         if found := _ARCHITECTURE.match(line):
             architecture = found[1] or architecture
         elif found := _FUNCTION.match(line):
             kernels.append(Kernel(found[1], architecture))
+            waits = False
         elif kernels and (found := _INSTRUCTION.match(line)):
             kernels[-1].instructions[found[1]] += 1
+            if found[1].startswith("WARPGROUP.DEPBAR"):
+                waits = bool(_ONE_OPEN.search(line))
+            elif waits:
+                kernels[-1].overlapped[found[1]] += 1
     return kernels
 
 
@@ -159,6 +166,9 @@ def _hopper_problems(kernel: Kernel, head_dim: int, narrow: bool) -> list[str]:
         found.append("registers are not reallocated")
     if kernel.count("WARPGROUP.DEPBAR") > 4:
         found.append(f"wgmma is serialised, {kernel.count('WARPGROUP.DEPBAR')} waits")
+    softmax = kernel.overlapped["MUFU.EX2"]
+    if softmax < 64:
+        found.append(f"{softmax} of 64 exponentials of a tile while the values of the one before are summed")
     if not kernel.count("FENCE.VIEW.ASYNC"):
         found.append("ordinary stores are not fenced for wgmma")
     return found

@@ -6,8 +6,10 @@
 
 namespace streamchar::cuda::hopper_attention {
 
+inline constexpr float kLazyGrowth = 8.0f;   // to base 2
+
 // One consumer warpgroup's state: 64 rows, of which a thread has two, and their running softmax.
-template <int kDim, bool kNarrow>
+template <int kDim, bool kNarrow, int kWay>
 struct Consumer {
   using S = Shape<kDim, kNarrow>;
 
@@ -33,36 +35,61 @@ struct Consumer {
   __device__ __forceinline__ Pair* base(int row) const {
     return reinterpret_cast<Pair*>(memory + S::kBase) + (group * 64 + row) * (kDim / 2);
   }
-  // One arrival per warp.
+  // One arrival per warp, at every block that copies into this one's stages.
   __device__ __forceinline__ void release(uint32_t barrier) const {
-    if (lane() == 0) barrier_arrive(barrier);
+    if constexpr (kWay & kPairs) {
+      if (lane() < 2) barrier_arrive_at(barrier, lane());
+    } else {
+      if (lane() == 0) barrier_arrive(barrier);
+    }
+  }
+
+  // Products are issued in turns, warpgroup after warpgroup. The last one opens the first one's first turn.
+  static constexpr int kFirstTurn = 1 + S::kGroups;   // named barrier
+  __device__ __forceinline__ void open_turns() const {
+    if (kWay & kTurns && group == S::kGroups - 1) pair_arrive(kFirstTurn);
+  }
+  __device__ __forceinline__ void take_turn() const {
+    if constexpr (kWay & kTurns) pair_sync(kFirstTurn + group);
+  }
+  __device__ __forceinline__ void pass_turn() const {
+    if constexpr (kWay & kTurns) pair_arrive(kFirstTurn + (group + 1 == S::kGroups ? 0 : group + 1));
   }
 
   __device__ __forceinline__ void begin(const WorkPart& part) {
     stream = &problem.call.streams[part.stream];
     head = part.head;
-    first_row = part.query_block * S::kRows + group * 64;
+    first_row = (part.query_block * kTileBlocks<kWay> + block_rank<kWay>()) * S::kRows + group * 64;
     unit = 1.0f;
-    rows.clear();
-#pragma unroll 4
-    for (int r = 0; r < 16; ++r) {
-      const int row = thread / 32 * 16 + r, token = min(first_row + row, stream->tokens - 1);
-      Pair x[kDim / 64];
-      base_row<kDim>(*stream, token, head, lane(), x);
+    constexpr int kBatch = 8;   // rows that are under way together
+#pragma unroll 1
+    for (int r = 0; r < 16; r += kBatch) {
+      const int row = thread / 32 * 16 + r;
+      QueryRow<kDim> query[kBatch];
 #pragma unroll
-      for (int i = 0; i < kDim / 64; ++i) base(row)[lane() + 32 * i] = x[i];
+      for (int j = 0; j < kBatch; ++j) {
+        query[j].load(*stream, min(first_row + row + j, stream->tokens - 1), head, lane());
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        Pair x[kDim / 64];
+        query[j].ready(*stream, x);
+#pragma unroll
+        for (int i = 0; i < kDim / 64; ++i) base(row + j)[lane() + 32 * i] = x[i];
+      }
     }
+    rows.clear();
   }
 
   // The queries of a segment, into the warpgroup's tile. All of this warp's products must be done. Returns what the
   // sums so far are to be multiplied by.
   __device__ __forceinline__ float make_queries(const Segment& segment) {
-    group_sync(1 + group);  // the other warps' products too
     const bool moved = segment.moved && stream->moved.data;
-    const auto* shift = reinterpret_cast<const Pair*>(moved ? nullptr : segment.shift);
+    const float* shift = moved ? nullptr : segment.shift;
     Pair turn[kDim / 64];
 #pragma unroll
-    for (int i = 0; i < kDim / 64; ++i) turn[i] = shift ? shift[lane() + 32 * i] : Pair{1.0f, 0.0f};
+    for (int i = 0; i < kDim / 64; ++i) turn[i] = shift ? pair_at(shift, lane() + 32 * i) : Pair{1.0f, 0.0f};
+    group_sync(1 + group);  // the other warps' products too
     float ratio = 1.0f;
     if constexpr (kNarrow) {
       const KvStorage storage = problem.call.storage;
@@ -91,9 +118,9 @@ struct Consumer {
     return ratio;
   }
 
+  __device__ __forceinline__ void await_keys() const { barrier_wait(barriers().key_full(key.stage), key.parity); }
   __device__ __forceinline__ void start_logits() {
     const uint32_t queries = shared + group * S::kGroupTile, keys = shared + S::kKeyTiles + key.stage * S::kTile;
-    barrier_wait(barriers().key_full(key.stage), key.parity);
     pin(logits);
     multiply_begin();
 #pragma unroll
@@ -124,6 +151,14 @@ struct Consumer {
     multiply_commit();
   }
 
+  // ptxas moves the wait for the weighted values up to where they were started, before the softmax that is to run
+  // meanwhile, unless a branch lies between that needs the softmax's results. This one is never taken, as denominators
+  // are not negative; what it would wait for has happened.
+  __device__ __forceinline__ void keep_apart() const {
+    const uint32_t signs = __float_as_uint(rows.denominator[0]) & __float_as_uint(rows.denominator[1]);
+    if (signs >> 31) barrier_wait(barriers().value_full(value.stage), value.parity);
+  }
+
   // Waits for the weighted values.
   __device__ __forceinline__ void values_done() {
     multiply_wait<0>();
@@ -147,6 +182,7 @@ struct Consumer {
       for (int n = 0; n < kKeys / 8; ++n) top = fmaxf(top, fmaxf(logits[4 * n + 2 * r], logits[4 * n + 2 * r + 1]));
       top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
       top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+      if (kWay & kLazy && !((top - rows.maximum[r]) * scale > kLazyGrowth)) top = rows.maximum[r];
       factor[r] = exp2_fast((rows.maximum[r] - top) * scale);
       rows.maximum[r] = top;
       rows.denominator[r] *= factor[r];
@@ -162,6 +198,14 @@ struct Consumer {
     }
   }
 
+  // Multiplies the sums by `factor`.
+  __device__ __forceinline__ void rescale() {
+    if constexpr (kWay & kLazy) {
+      if (!__any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) return;
+    }
+    rows.multiply(factor);
+  }
+
   __device__ __forceinline__ void pack_weights() {
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
@@ -173,6 +217,7 @@ struct Consumer {
   __device__ __forceinline__ void attend(Walk& walk) {
     if (walk.tiles == 0) return;
     make_queries(walk.segment());
+    await_keys();
     start_logits();
     multiply_wait<0>();
     logits_done();
@@ -183,28 +228,32 @@ struct Consumer {
       walk.advance();
       float ratio = 1.0f;
       if (walk.at.starts_segment()) ratio = make_queries(walk.segment());
+      await_keys();
+      take_turn();
       start_logits();
       start_values();
+      pass_turn();
       multiply_wait<1>();  // the logits
       logits_done();
       softmax(walk.at.keys);
+      keep_apart();
       values_done();
       pack_weights();
       if constexpr (kNarrow) {
         factor[0] *= ratio;
         factor[1] *= ratio;
       }
-      rows.multiply(factor);
+      rescale();
     }
     start_values();
     values_done();
   }
 
   __device__ __forceinline__ void finish(const WorkPart& part) {
-    const int warp = group * 4 + thread / 32;
+    const int warp = (block_rank<kWay>() * S::kGroups + group) * 4 + thread / 32;
     rows.finish(kNarrow ? unit : 1.0f);
     if (part.split()) {
-      constexpr PartialLayout kLayout{S::kGroups * 4, kDim};
+      constexpr PartialLayout kLayout{kTileBlocks<kWay> * S::kGroups * 4, kDim};
       if (!rows.merge(problem.call.workspace, kLayout, problem.split, part, warp, lane(), scale)) return;
     }
     rows.store(*stream, head, first_row + thread / 32 * 16, lane(), scale);

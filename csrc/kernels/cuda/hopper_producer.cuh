@@ -6,36 +6,43 @@
 
 namespace streamchar::cuda::hopper_attention {
 
-template <int kDim>
+// A block's barrier expects the whole tile. In a pair each block fetches half of its rows, for both.
+template <int kDim, int kWay>
 __device__ __forceinline__ void fetch_tile(uint32_t target, const CUtensorMap* map, uint32_t barrier, int row,
                                            int head) {
   barrier_expect(barrier, Shape<kDim, false>::kTile);
 #pragma unroll
   for (int b = 0; b < kDim / kBlockColumns; ++b) {
-    copy_box(target + b * kKeys * kBlockRowBytes, map, barrier, b * kBlockColumns, row, head);
+    const uint32_t block = target + b * kKeys * kBlockRowBytes;
+    if constexpr (kWay & kPairs) {
+      const int first = block_rank<kWay>() * (kKeys / 2);
+      copy_box_to_pair(block + first * kBlockRowBytes, map, barrier, b * kBlockColumns, row + first, head);
+    } else {
+      copy_box(block, map, barrier, b * kBlockColumns, row, head);
+    }
   }
 }
 
 // Fetches bfloat16 tiles; one thread.
-template <int kDim>
+template <int kDim, int kWay>
 __device__ __forceinline__ void fetch_all(const Problem& problem, uint32_t shared) {
   using S = Shape<kDim, false>;
   const Barriers<S::kStages> barriers{shared + S::kBarriers};
   Ring<S::kStages> ring;
-  const uint32_t end = problem.split.start(blockIdx.x + 1);
+  const uint32_t end = problem.split.start(work_block<kWay>() + 1);
 #pragma unroll 1
-  for (uint32_t unit = problem.split.start(blockIdx.x); unit < end;) {
-    const WorkPart part = problem.split.part(blockIdx.x, unit);
+  for (uint32_t unit = problem.split.start(work_block<kWay>()); unit < end;) {
+    const WorkPart part = problem.split.part(work_block<kWay>(), unit);
     unit += part.end - part.begin;
     Walk walk(problem.call, part);
 #pragma unroll 1
     for (int i = 0; i < walk.tiles; ++i) {
       // A barrier that has not been used yet lets parity 1 pass.
       barrier_wait(barriers.key_empty(ring.stage), ring.parity ^ 1);
-      fetch_tile<kDim>(shared + S::kKeyTiles + ring.stage * S::kTile, &problem.keys[walk.listed()],
+      fetch_tile<kDim, kWay>(shared + S::kKeyTiles + ring.stage * S::kTile, &problem.keys[walk.listed()],
                        barriers.key_full(ring.stage), walk.at.first, part.head);
       barrier_wait(barriers.value_empty(ring.stage), ring.parity ^ 1);
-      fetch_tile<kDim>(shared + S::kValueTiles + ring.stage * S::kTile, &problem.values[walk.listed()],
+      fetch_tile<kDim, kWay>(shared + S::kValueTiles + ring.stage * S::kTile, &problem.values[walk.listed()],
                        barriers.value_full(ring.stage), walk.at.first, part.head);
       ring.advance();
       walk.advance();

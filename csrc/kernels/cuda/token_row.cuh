@@ -24,6 +24,12 @@ __device__ __forceinline__ Pair unpack_bf16(uint32_t bits) {
   return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xFFFF0000u)};
 }
 
+// Pair `i` of a table or of weights, which begin at a multiple of eight bytes: one load.
+__device__ __forceinline__ Pair pair_at(const float* table, int i) {
+  const float2 pair = reinterpret_cast<const float2*>(table)[i];
+  return {pair.x, pair.y};
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
   for (int distance = 16; distance; distance /= 2) x += __shfl_xor_sync(~0u, x, distance);
@@ -43,7 +49,7 @@ template <int kPairs>
 __device__ __forceinline__ void scale_row(Pair (&x)[kPairs], float inverse, const float* weight, int lane) {
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
-    const Pair w = reinterpret_cast<const Pair*>(weight)[lane + 32 * i];
+    const Pair w = pair_at(weight, lane + 32 * i);
     x[i] = {x[i].x * inverse * w.x, x[i].y * inverse * w.y};
   }
 }
@@ -52,21 +58,48 @@ __device__ __forceinline__ void scale_row(Pair (&x)[kPairs], float inverse, cons
 template <int kPairs>
 __device__ __forceinline__ void turn_row(Pair (&x)[kPairs], const float* table, int lane) {
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) x[i] = rotate_pair(x[i], reinterpret_cast<const Pair*>(table)[lane + 32 * i]);
+  for (int i = 0; i < kPairs; ++i) x[i] = rotate_pair(x[i], pair_at(table, lane + 32 * i));
 }
 
-// A stream's query: normalised and turned by the rope, as far as it does not come so.
+// A stream's query, and what makes it ready. All is read at once, so that several can be under way together.
+template <int kDim>
+struct QueryRow {
+  static constexpr int kPairs = kDim / 64;
+  uint32_t bits[kPairs];
+  Pair weight[kPairs], turn[kPairs];
+
+  __device__ __forceinline__ void load(const AttentionStream& stream, int token, int head, int lane) {
+    const uint32_t* row = head_row(stream.q, token, head);
+    const float* weights = stream.norm.weight ? token_weight(stream.norm, stream.norm.weight, token, kDim) : nullptr;
+    const float* table = stream.rope ? stream.rope + int64_t{token} * kDim : nullptr;
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+      bits[i] = row[lane + 32 * i];
+      weight[i] = weights ? pair_at(weights, lane + 32 * i) : Pair{1.0f, 1.0f};
+      turn[i] = table ? pair_at(table, lane + 32 * i) : Pair{1.0f, 0.0f};
+    }
+  }
+
+  // Normalised and turned by the rope, as far as it does not come so.
+  __device__ __forceinline__ void ready(const AttentionStream& stream, Pair (&x)[kPairs]) const {
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) x[i] = unpack_bf16(bits[i]);
+    if (stream.norm.weight) {
+      const float inverse = rsqrtf(warp_sum(lane_squares(x)) / kDim + stream.norm.eps);
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) x[i] = {x[i].x * inverse * weight[i].x, x[i].y * inverse * weight[i].y};
+    }
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) x[i] = rotate_pair(x[i], turn[i]);
+  }
+};
+
 template <int kDim>
 __device__ __forceinline__ void base_row(const AttentionStream& stream, int token, int head, int lane,
                                          Pair (&x)[kDim / 64]) {
-  const uint32_t* row = head_row(stream.q, token, head);
-#pragma unroll
-  for (int i = 0; i < kDim / 64; ++i) x[i] = unpack_bf16(row[lane + 32 * i]);
-  if (stream.norm.weight) {
-    const float inverse = rsqrtf(warp_sum(lane_squares(x)) / kDim + stream.norm.eps);
-    scale_row(x, inverse, token_weight(stream.norm, stream.norm.weight, token, kDim), lane);
-  }
-  if (stream.rope) turn_row(x, stream.rope + int64_t{token} * kDim, lane);
+  QueryRow<kDim> row;
+  row.load(stream, token, head, lane);
+  row.ready(stream, x);
 }
 
 }  // namespace streamchar::cuda

@@ -230,6 +230,7 @@ class AttentionStream:
 
 
 _workspaces: dict[tuple[int, int | None], Tensor] = {}
+_outgrown: list[Tensor] = []    # graphs that were captured with them go on using them
 
 
 def cuda_attention_workspace(
@@ -250,6 +251,7 @@ def _shared_workspace(head_dim: int, dtype: torch.dtype, path: str) -> Tensor:
         if key not in _workspaces or _workspaces[key].numel() < need:
             if capturing:
                 raise ConfigError("attention is captured before it has run", hint="run it once, or give a workspace")
+            _outgrown.extend([_workspaces[key]] if key in _workspaces else [])
             _workspaces[key] = cuda_attention_workspace(head_dim, dtype, path)
     return _workspaces[key if capturing else (device, torch.cuda.current_stream().cuda_stream)]
 
