@@ -51,12 +51,13 @@ DEFAULT = "mini,full-512x512,full-704x1280"
 WAYS = {"native": "auto", "torch": "reference"}     # of ``run_case``, to ``kernels``
 _WARM_UPS = 3                                       # chunks: the first ones capture graphs, and have less context
 _LONGEST = 6.0                                      # seconds of timed chunks, at least three of them
+_COMPARED = 3                                       # chunks: the third one replays every graph
 _STYLE = Style(voice=0, emotion=0, mode=2)
 _SYNC = "called a synchronizing"                    # in torch's warning
-#: What two chunks may differ by: (share of half-frames with the same unit, at least; error of the sound; of a byte).
-#: In float32 a tenth of what is heard or seen; in bfloat16 several times what a CPU differs by in bfloat16
-#: (1, 0.013, 0.56).
-_AGREES = {torch.float32: (1.0, 2e-3, 0.1), torch.bfloat16: (0.95, 0.1, 2.0)}
+#: What chunks may differ by: (share of half-frames with the same unit, at least; error of the sound; of a byte). In
+#: float32 a tenth of what is heard or seen. A CPU in bfloat16 differs from itself by (0.99, 0.24, 0.91): one half-frame
+#: is another unit's.
+_AGREES = {torch.float32: (1.0, 2e-3, 0.1), torch.bfloat16: (0.95, 0.5, 2.0)}
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
                         lambda part, why: absent(out, part.case, why, _way(part)))
     if report.write_table(out):
         print((out / report.TABLE).read_text(), flush=True)
+    print("\n".join(map(in_a_line, report.rows(out))), flush=True)
     return 0
 
 
@@ -99,11 +101,10 @@ def run_part(out: Path, part: ChainPart, device: torch.device, chunks: int) -> b
     """One part; a row that says why where it cannot be run, and False."""
     try:
         if part.case == "agreement":
-            compare_with_host(out, CASES["mini"](), device)
-        elif part.case == "engine":
+            return compare_with_host(out, CASES["mini"](), device)
+        if part.case == "engine":
             return try_engine(out, str(device))
-        else:
-            run_way(out, part, device, chunks)
+        run_way(out, part, device, chunks)
     except Exception as error:    # whatever it is, the next part is to run
         absent(out, part.case, f"{type(error).__name__}: {error}", _way(part), traceback.format_exc())
         return False
@@ -130,9 +131,12 @@ def run_way(out: Path, part: ChainPart, device: torch.device, chunks: int) -> No
     models.chain = ResidentChain(models, placement)
     state = new_stream(models)
     report.add(out, measure(models, state, part.case, _way(part), chunks, manifest, kernels))
-    found = kernel_times.kernel_times(lambda: generate_chunk(models, state, _STYLE), gpu)
+    try:
+        found = kernel_times.kernel_times(lambda: generate_chunk(models, state, _STYLE), gpu)
+        kernel_times.write(out, f"{part.case}, {_way(part)}: one chunk", found)
+    except RuntimeError as error:    # a machine may forbid to profile
+        found = {"failed": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     report.add(out, {"kind": "kernels", "case": part.case, "way": _way(part), **found})
-    kernel_times.write(out, f"{part.case}, {_way(part)}: one chunk", found)
 
 
 def run_case(out: Path, name: str, device: torch.device, chunks: int, end: float) -> None:
@@ -189,7 +193,8 @@ def measure(models: Models, state: StreamState, name: str, way: str, chunks: int
     row = {"kind": "chain", "case": name, "way": way, "steps": models.default_steps, "chunks": len(timed.wall),
            "graphs": len(models.chain.graphs), "stages_ms": timed.stages, "wall_ms": wall * 1e3,
            "worst_ms": max(timed.wall) * 1e3, "chunk_ms": seconds * 1e3, "real_time_factor": wall / seconds,
-           "first_chunks_s": warm, "host_syncs": syncs if syncs is None else sum(syncs.values()), "synced_at": syncs, "driver_allocations": asked, "planned_bytes": planned,
+           "first_chunks_s": warm, "host_syncs": syncs if syncs is None else sum(syncs.values()), "synced_at": syncs,
+           "driver_allocations": asked, "planned_bytes": planned,
            "reserved_bytes": torch.cuda.max_memory_reserved() if gpu else None, "used_bytes": used_bytes(models.device)}
     print(line(row), flush=True)
     return row
@@ -234,18 +239,19 @@ def used_bytes(device: torch.device) -> int | None:
     return total - free
 
 
-def compare_with_host(out: Path, manifest: dict[str, Any], device: torch.device) -> None:
-    """The first two chunks of ``mini`` on the device, by dtype and way, beside the CPU's in float32. Torch alone first:
-    a native kernel may end the process. Without TensorFloat-32, whose products are rounded to 11 digits."""
+def compare_with_host(out: Path, manifest: dict[str, Any], device: torch.device) -> bool:
+    """The first three chunks of ``mini`` on the device, by dtype and way, beside the CPU's in float32; False where one
+    could not be made. Torch alone first: a native kernel may end the process. Without TensorFloat-32, which rounds
+    factors to 11 binary digits."""
     tensors = open_bundle("mini").tensors()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     def chunks(placement: Placement | None, kernels: str) -> list[RawChunk]:
         models = Models.from_parts(manifest, tensors, placement=placement, kernels=kernels)
         state = new_stream(models, units=60)
-        return [generate_chunk(models, state, _STYLE) for _ in range(2)]
+        return [generate_chunk(models, state, _STYLE) for _ in range(_COMPARED)]
 
-    truth = chunks(None, "auto")
+    truth, whole, plain = chunks(None, "auto"), True, {}
     for dtype, way, graphs in ((torch.float32, "torch", False), (torch.float32, "torch", True),
                                (torch.bfloat16, "torch", True), (torch.float32, "mixed", True),
                                (torch.bfloat16, "mixed", True), (torch.bfloat16, "native", False),
@@ -255,15 +261,27 @@ def compare_with_host(out: Path, manifest: dict[str, Any], device: torch.device)
                "way": way, "graphs": graphs, "tf32": False}
         os.environ.update({"STREAMCHAR_KERNELS": "reference"} if torch_alone else {})
         try:
-            row |= agreement(truth, chunks(Placement(device, dtype, graphs=graphs), kernels))
+            made = chunks(Placement(device, dtype, graphs=graphs), kernels)
+            row |= agreement(truth, made)
+            if not graphs:
+                plain[dtype, way] = made
+            elif (dtype, way) in plain:
+                row["bytes_of_plain_calls"] = same_bytes(plain[dtype, way], made)
             units, sound, pixels = _AGREES[dtype]
             row["agrees"] = (row["same_units"] >= units and row["audio_error"] <= sound
                              and row["pixel_difference"] <= pixels)
         except Exception as error:    # the other rows are to come
             row |= {"failed": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            whole = False
         os.environ.pop("STREAMCHAR_KERNELS", None)
         report.add(out, row)
-        print(row.get("traceback") or row, flush=True)
+        print(row.get("traceback", ""), row, flush=True)
+    return whole
+
+
+def same_bytes(some: list[Any], others: list[Any]) -> bool:
+    return len(some) == len(others) and all(
+        np.array_equal(a.audio, b.audio) and np.array_equal(a.video, b.video) for a, b in zip(some, others))
 
 
 def agreement(truth: list[RawChunk], made: list[RawChunk]) -> dict[str, float]:
@@ -284,10 +302,8 @@ def try_engine(out: Path, device: str) -> bool:
             engine.warmup()
             turns = [_turn(engine, text) for _ in range(2)]
             factors = [chunk.timings.real_time_factor for turn in turns for chunk in turn]
-            same = len(turns[0]) == len(turns[1]) and all(
-                (a.audio == b.audio).all() and (a.video == b.video).all() for a, b in zip(*turns))
             row = {"supported": True, "chunks": len(factors), "real_time_factor": statistics.median(factors),
-                   "repeats": same}
+                   "repeats": same_bytes(*turns)}
     except Exception as error:
         row = {"supported": False, "detail": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     report.add(out, {"kind": "engine", "device_asked": device, **row})
@@ -311,6 +327,16 @@ def line(row: dict[str, Any]) -> str:
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in row["stages_ms"].items())
     times = f"{row['wall_ms']:.1f} ms, real-time factor {row['real_time_factor']:.3f}"
     return f"{row['case']} {row['way']}: {times} ({stages})"
+
+
+def in_a_line(row: dict[str, Any]) -> str:
+    """A row without what other files have in full."""
+    if row["kind"] == "chain":
+        return line(row)
+    if row["kind"] == "kernels":
+        row = {**row, "kernels": [f"{each['ms']:.2f} {each['name'][:40]}" for each in row.get("kernels", ())[:4]]}
+    left_out = {"traceback", "weights", "session", "shared", "time", *report.facts()}
+    return ", ".join(f"{key} {str(value)[:300]}" for key, value in row.items() if key not in left_out)
 
 
 if __name__ == "__main__":

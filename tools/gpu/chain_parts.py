@@ -44,7 +44,7 @@ def parse(name: str, seconds: int) -> ChainPart:
 
 def chosen(cases: Sequence[str], gpu: bool) -> list[ChainPart]:
     """In running order: what tells most first, and a case's other ways where it has been timed already."""
-    parts = [ChainPart("agreement", 100)] if "mini" in cases else []
+    parts = [ChainPart("agreement", 150)] if "mini" in cases else []
     for case in cases:
         parts += [ChainPart(case, 110, way) for way in (("native", "torch") if gpu else ("torch",))]
         if case == "mini" and gpu:
@@ -105,7 +105,7 @@ def run(part: ChainPart, out: Path, device: str, chunks: int) -> tuple[int | Non
     said = log.read_bytes()[start:].decode(errors="replace")
     print(f"== {part.name}: {time.monotonic() - begin:.1f} s, "
           f"{'ended' if status is None else f'exit {status}'}", flush=True)
-    print("\n".join(said.splitlines()[-60 if status else -12:]), flush=True)
+    print("\n".join(said.splitlines()[-6 if status == 0 else -40:]), flush=True)
     return status, "" if status == 0 else _reason(status, part.seconds, said)
 
 
