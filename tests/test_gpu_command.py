@@ -1,9 +1,11 @@
 """The GPU command, as far as it goes without a GPU; and the machine code of the kernels, where it was built."""
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from streamchar_rt.ops._native import native
 from streamchar_rt.pipeline import RawChunk
 from tools.gpu import __main__ as command
-from tools.gpu import chain, report, sass
+from tools.gpu import chain, chain_parts, kernel_times, report, sass
 from tools.gpu.parts import PARTS, ROOT, Part, chosen
 from tools.gpu.problems import AttentionProblem, LinearProblem
 
@@ -227,6 +229,44 @@ def test_agreement_of_equal_and_of_other_chunks(rng):
     assert chain.agreement(chunks, chunks) == {"same_units": 1.0, "audio_error": 0.0, "pixel_difference": 0.0}
     quiet = [RawChunk(0 * chunk.audio, chunk.video, chunk.places + 1, chunk.elapsed, 1.0) for chunk in chunks]
     assert chain.agreement(chunks, quiet) == {"same_units": 0.0, "audio_error": 1.0, "pixel_difference": 0.0}
+
+
+def test_the_parts_of_a_chain_run():
+    """What tells most first; names that say all of it; a plain run where one with graphs has failed."""
+    names = [part.name for part in chain_parts.chosen(chain.DEFAULT.split(","), gpu=True)]
+    assert names == ["agreement", "mini/native", "mini/torch", "engine", "full-512x512/native", "full-512x512/torch",
+                     "full-704x1280/native", "full-704x1280/torch", "full-512x512/mixed", "full-512x512/native/tuned"]
+    for name in [*names, "mini/torch/plain"]:
+        assert chain_parts.parse(name, 1).name == name
+    assert [part.name for part in chain_parts.chosen(["tiny"], gpu=False)] == ["tiny/torch"]
+
+
+def test_a_part_that_dies_leaves_its_reason_and_the_next_one_runs(monkeypatch, tmp_path, capsys):
+    scripts = {"mini/native": "import os; print('here'); os.abort()",
+               "mini/native/plain": "import time; time.sleep(60)",
+               "mini/torch": f"import sys; sys.exit({chain_parts.FAILED})", "mini/torch/plain": "print('made')"}
+    monkeypatch.setattr(chain_parts, "command", lambda part, *_: [sys.executable, "-c", scripts[part.name]])
+    monkeypatch.setattr(chain_parts, "replace", lambda part, **changes: dataclasses.replace(
+        part, **{**changes, "seconds": 1 if scripts.get(part.name, "").startswith("import time") else 20}))
+    told = []
+    parts = [chain_parts.ChainPart("mini", 20, way) for way in ("native", "torch")]
+    tell = lambda part, why: told.append((part.name, why))
+    chain_parts.run_all(parts, tmp_path, "cpu", 1, time.monotonic() + 100, tell)
+    (aborted, why), (late, reason) = told         # a part that failed in order has said so itself
+    assert aborted == "mini/native" and "SIGABRT" in why and "here" in why
+    assert late == "mini/native/plain" and "more than 1 s" in reason
+    assert (tmp_path / chain_parts.LOG).read_text().count("== mini") == 4 and "made" in capsys.readouterr().out
+    chain_parts.run_all(parts, tmp_path, "cpu", 1, time.monotonic(), tell)
+    assert told[2:] == [("mini/native", "no time left"), ("mini/torch", "no time left")]
+
+
+def test_the_longest_kernels_come_first(tmp_path):
+    x = torch.randn(300, 300)
+    found = kernel_times.kernel_times(lambda: (x @ x).relu(), gpu=False, count=2)
+    times = [each["ms"] for each in found["kernels"]]
+    assert len(times) == 2 and times == sorted(times, reverse=True) and found["total_ms"] >= sum(times) > 0
+    kernel_times.write(tmp_path, "product", found)
+    assert "## product" in (text := (tmp_path / kernel_times.TABLE).read_text()) and "aten::mm" in text
 
 
 def test_the_module_runs_as_a_command():

@@ -5,11 +5,16 @@ torch's fake tensors know their device, here "cuda:0", and their shape, but have
 """
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from streamchar_rt import allocation, resident, scales
 from streamchar_rt.codecs import video
@@ -143,6 +148,33 @@ def test_a_chunk_asks_the_device_for_nothing(pretended):
             assert state.chunk_index == index + 1
             kept = (state.history, state.audio_rest, state.previous_latent, state.cache.get("motion").keys)
             assert all(x.device == GPU for x in kept)
+
+
+class HostTensors(TorchDispatchMode):
+    """The files of this package whose ops meet a tensor of the host, a single number among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        met = [x for x in tree_flatten((args, kwargs, result))[0] if isinstance(x, torch.Tensor)]
+        if any(x.device.type == "cpu" for x in met):
+            files = [Path(frame.filename) for frame in traceback.extract_stack()]
+            self.files.add([file.name for file in files if "streamchar_rt" in file.parts][-1])
+        return result
+
+
+def test_no_stage_fetches_a_number_from_the_host(pretended):
+    """Which a GPU would wait for, and which cannot be captured: all there is are what the host draws and hands over."""
+    mode, models, state = pretended
+    with mode, PlainOps():
+        for _ in range(2):                               # tables are made and kept
+            generate_chunk(models, state, Style(1, 2, 2), steps=1)
+        with HostTensors() as met:
+            generate_chunk(models, state, Style(1, 2, 2), steps=1)
+    assert met.files == {"pipeline.py", "noise.py", "resident.py"}      # style, noise, ``to_device``
 
 
 def test_the_pretence_notices_what_is_wrong(pretended, monkeypatch):

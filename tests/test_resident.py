@@ -1,6 +1,8 @@
 """Chunks that stay on one device, run on the CPU: against the way of the host, and with ``full``'s small relative."""
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -307,6 +309,41 @@ def test_nothing_of_a_chunk_stays_in_a_graph_s_memory(tiny, rng, monkeypatch):
         assert all(torch.equal(a.cache.get(s).keys, b.cache.get(s).keys) for s in SEGMENTS)
     # language, plan, context, a step with and without sink and motion, pictures with and without ones before
     assert len(graphs) == 7
+
+
+def test_a_capture_ends_in_memory_of_its_own(monkeypatch):
+    """With stand-ins for torch's CUDA: warmed up and captured on one stream for all, results copied out of the pool."""
+    class Stream:
+        def wait_stream(self, other):
+            assert isinstance(other, Stream)
+
+    class Captured:
+        def replay(self):
+            replayed.append(self)
+
+    @contextlib.contextmanager
+    def graph(captured, *, pool, stream, capture_error_mode):
+        captures.append((pool, stream))
+        yield
+
+    made, replayed, captures, default = [], [], [], Stream()
+    stand_ins = {"Stream": Stream, "current_stream": lambda: default, "graph_pool_handle": object,
+                 "stream": lambda stream: contextlib.nullcontext(), "CUDAGraph": Captured, "graph": graph}
+    for name, value in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    graphs = Graphs(torch.device("cuda"), tune=True)
+
+    def function(x, y):
+        made.append((x + y, (x * y)[1:], torch.backends.cudnn.benchmark))
+        return made[-1][:2]
+
+    for key in ("one", "two"):
+        total, product = graphs.run(key, function, torch.ones(3), torch.full((3,), 2.0))
+        assert total.tolist() == [3, 3, 3] and product.tolist() == [2, 2]
+    assert len(graphs) == len(replayed) == 2 and captures[0] == captures[1] and len(made) == 6
+    assert all(benchmark for *_, benchmark in made) and not torch.backends.cudnn.benchmark
+    inside = {x.untyped_storage().data_ptr() for some in made for x in some[:2]}
+    assert not {x.untyped_storage().data_ptr() for x in (total, product)} & inside
 
 
 def test_graphs_are_plain_calls_on_a_cpu():

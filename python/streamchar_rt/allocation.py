@@ -79,7 +79,7 @@ def memory_plan(
     session = {"context": reference + 2 * chunk, "chunks to go back to": marks * chunk,
                "character": 4 * 4 * pixels + _feature_bytes(codec, narrow)}
     shared = {"context of the chunk under way": reference + (2 if native else 3) * chunk,
-              "context being written": 2 * chunk,
+              "context being written": 3 * chunk,    # on the way, as a graph's result, and kept
               "denoising step": layout.chunk_tokens * (12 * config.width + 2 * config.feed_forward) * narrow,
               "picture decoder": _decoder_bytes(codec, narrow), "pictures": 3 * 4 * pixels * layout.latents * FRAMES}
     if device.type == "cuda":

@@ -1,14 +1,16 @@
 """Stages of a chunk as CUDA graphs: captured when first run, replayed from then on. Plain calls elsewhere.
 
 A graph reads and writes fixed memory. So inputs are copied into the graph's own, and what ``run`` returns is the
-graph's own: it holds until the same stage runs again. The graphs of one ``Graphs`` share a memory pool, since they
-are replayed one after the other on one stream.
+graph's own: it holds until the same stage runs again. Both lie outside the memory pool that the graphs of one
+``Graphs`` share for what they need on the way: a replay may overwrite all of the pool, and a stage's results must
+outlive the replay of one that was captured earlier.
 
 Captured graphs have not been verified on a GPU.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,19 +32,22 @@ class Graphs:
 
     Args:
         enabled: capture where the device is a GPU.
+        tune: let cuDNN choose the convolutions of captured stages by trial, not by its rules.
     """
 
-    def __init__(self, device: torch.device, enabled: bool = True) -> None:
+    def __init__(self, device: torch.device, enabled: bool = True, *, tune: bool = False) -> None:
         self.enabled = enabled and device.type == "cuda"
+        self._tune = tune
         self._captured: dict[Hashable, _Captured] = {}
         self._pool: Any = None
+        self._stream: Any = None
 
     def __len__(self) -> int:
         return len(self._captured)
 
     def run(self, key: Hashable, function: Callable[..., Any], *inputs: Tensor) -> Any:
         """``function(*inputs)``: a function of tensors on the device, of the same shapes for the same key, that
-        neither asks for values nor draws random numbers."""
+        neither asks for values nor draws random numbers, and returns a tuple of tensors."""
         if not self.enabled:
             return function(*inputs)
         if key not in self._captured:
@@ -61,15 +66,29 @@ class Graphs:
         self, function: Callable[..., Any], own: tuple[Tensor, ...]
     ) -> tuple[Callable[[], Any], tuple[Tensor, ...], Any]:
         """What replays the function, its inputs and its outputs."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                function(*own)
-        torch.cuda.current_stream().wait_stream(side)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            outputs = function(*own)
+        if self._stream is None:
+            # One for all: libraries keep a workspace for every stream, and a pool its memory.
+            self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with _convolutions_by_trial(self._tune):
+            with torch.cuda.stream(self._stream):
+                for _ in range(_WARM_UPS):
+                    shapes = [(x.shape, x.dtype) for x in function(*own)]
+            torch.cuda.current_stream().wait_stream(self._stream)
+            outputs = tuple(torch.empty(shape, dtype=dtype, device=own[0].device) for shape, dtype in shapes)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                for output, made in zip(outputs, function(*own), strict=True):
+                    output.copy_(made)
         return graph.replay, own, outputs
+
+
+@contextmanager
+def _convolutions_by_trial(wanted: bool) -> Iterator[None]:
+    """What was chosen while warming up is what is captured."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

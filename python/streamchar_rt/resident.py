@@ -43,12 +43,14 @@ class Placement:
     """Where and how the nets run when a chunk stays on one device.
 
     ``dtype``: of the language model, the denoiser and the picture decoder; the others stay float32. ``graphs``: as
-    CUDA graphs. ``nvtx``: a range for each stage.
+    CUDA graphs. ``nvtx``: a range for each stage. ``tune``: convolutions chosen by trial, which may be faster; another
+    process may choose others then, and differ in the last bits.
     """
     device: torch.device | str = "cuda"
     dtype: torch.dtype = torch.bfloat16
     graphs: bool = True
     nvtx: bool = False
+    tune: bool = False
 
 
 class ResidentChain:
@@ -56,7 +58,7 @@ class ResidentChain:
 
     def __init__(self, models: "Models", placement: Placement) -> None:
         self.models, self.placement, self.device = models, placement, torch.device(placement.device)
-        self.graphs = Graphs(self.device, placement.graphs)
+        self.graphs = Graphs(self.device, placement.graphs, tune=placement.tune)
 
     def run(self, run: "_Run", steps: int) -> dict[str, float] | None:
         """Makes a run's chunk: sets what ``pipeline._advance`` moves the state by, and returns the stages' times in ms.

@@ -1,6 +1,7 @@
 """Loads the native module, if this installation has one, and passes tensors to it as addresses."""
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -82,10 +83,15 @@ def cuda_reason_against(dtype: torch.dtype, head_dim: int) -> str | None:
         return f"CUDA kernels work in bfloat16, not {dtype}"
     if head_dim not in (64, 128):
         return f"head_dim {head_dim} is not 64 or 128"
-    return None if _gpu_serves() else "no GPU of compute capability 8.0 or later"
+    return None if _gpu_serves() else _NO_GPU
+
+
+_NO_GPU = "no GPU of compute capability 8.0 or later, or STREAMCHAR_KERNELS=reference"
 
 
 def _gpu_serves() -> bool:
+    if os.environ.get("STREAMCHAR_KERNELS") == "reference":
+        return False
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
@@ -103,7 +109,7 @@ def cuda_linear_reason_against() -> str | None:
         return "the native module was built without CUDA"
     if not native.cutlass:
         return "the native module was built without CUTLASS"
-    return None if _gpu_serves() else "no GPU of compute capability 8.0 or later"
+    return None if _gpu_serves() else _NO_GPU
 
 
 #: What keys and values may be stored as on a GPU.
@@ -229,8 +235,7 @@ class AttentionStream:
     lse: Tensor | None = None
 
 
-_workspaces: dict[tuple[int, int | None], Tensor] = {}
-_outgrown: list[Tensor] = []    # graphs that were captured with them go on using them
+_workspaces: dict[tuple[int, int | None, int], Tensor] = {}
 
 
 def cuda_attention_workspace(
@@ -243,17 +248,19 @@ def cuda_attention_workspace(
 
 
 def _shared_workspace(head_dim: int, dtype: torch.dtype, path: str) -> Tensor:
-    """One per stream of the current device, and one for all CUDA graphs, made by calls outside a capture."""
+    """One per size and stream of the current device, and one for all CUDA graphs, made by calls outside a capture.
+
+    None is ever replaced: a captured graph goes on using its memory.
+    """
     device, need = torch.cuda.current_device(), native.cuda_attention_workspace(head_dim, CUDA_STORAGE[dtype], path)
-    graphs = (device, None)
-    capturing = torch.cuda.is_current_stream_capturing()
-    for key in (graphs,) if capturing else ((device, torch.cuda.current_stream().cuda_stream), graphs):
-        if key not in _workspaces or _workspaces[key].numel() < need:
+    graphs, capturing = (device, None, need), torch.cuda.is_current_stream_capturing()
+    own = graphs if capturing else (device, torch.cuda.current_stream().cuda_stream, need)
+    for key in (own, graphs):
+        if key not in _workspaces:
             if capturing:
                 raise ConfigError("attention is captured before it has run", hint="run it once, or give a workspace")
-            _outgrown.extend([_workspaces[key]] if key in _workspaces else [])
             _workspaces[key] = cuda_attention_workspace(head_dim, dtype, path)
-    return _workspaces[key if capturing else (device, torch.cuda.current_stream().cuda_stream)]
+    return _workspaces[own]
 
 
 def cuda_attention_streams(

@@ -43,7 +43,8 @@ class ConditionConfig:
 def time_left(elapsed: torch.Tensor) -> torch.Tensor:
     """Half-frames until the next unit begins, or the window ends, at least 1; like ``elapsed`` (..., T), int64."""
     place = torch.arange(elapsed.shape[-1], device=elapsed.device)
-    begins = torch.where(elapsed == 0, place, elapsed.shape[-1])
+    # Not ``where`` with a number: a GPU may have to fetch it, which cannot be captured.
+    begins = place.expand_as(elapsed).masked_fill(elapsed != 0, elapsed.shape[-1])
     following = begins.flip(-1).cummin(-1).values.flip(-1)
     following = torch.cat([following[..., 1:], torch.full_like(following[..., :1], elapsed.shape[-1])], -1)
     return following - place
