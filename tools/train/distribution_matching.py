@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from .denoiser import AUDIO_WEIGHT, Denoiser, compile_blocks, flow_errors, train_picture_only, train_sound_only
+from .device_updates import step_if_finite
 from .few_step import Exit, Pair, clean_estimate, guided_velocity, sample, velocity
 from .loop import Loop, add_arguments, load_weights
 
@@ -129,7 +130,7 @@ class Distiller:
     def step(self, exits: Callable[[], list[Exit]]) -> dict[str, torch.Tensor]:
         """The critic's updates, then the student's loss. ``exits()`` is fresh work of the student's."""
         for group in self.optimizer.param_groups:            # the same schedule as the student's
-            group["lr"] = self.args.critic_lr * self.loop.optimizer.param_groups[0]["lr"] / self.args.lr
+            group["lr"] = self.args.critic_lr * self.loop.rate
         for _ in range(self.args.critic_ratio):
             critic = self.update_critic(exits())
         name, score = ("regression", self.regression) if self.regressing else ("matching", self.matching)
@@ -142,7 +143,9 @@ class Distiller:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), 1.0)
-        if torch.isfinite(norm):
+        if self.loop.device.type == "cuda":
+            step_if_finite(self.optimizer, norm)             # without waiting for the norm
+        elif torch.isfinite(norm):
             self.optimizer.step()
         return loss.detach()
 

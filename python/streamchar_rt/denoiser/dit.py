@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Protocol, Sequence
 
 import torch
@@ -213,8 +214,8 @@ class JointDiT(nn.Module):
 
     def context_pass(self, video: torch.Tensor, audio: torch.Tensor, distance: float) -> "SegmentAttention":
         """Keys and values of a clean segment, every layer, seen from ``distance`` frames later."""
-        attend = SegmentAttention(self.config.layout, self.positions((video, audio)).to(video.device),
-                                  video.shape[1], distance)
+        attend = SegmentAttention(self.config.layout, self.positions((video, audio)), video.shape[1], distance,
+                                  device=video.device)
         clean = self.vector(torch.ones(1, device=video.device), None)
         self.run((video, audio), self.modulations(clean), attend)
         return attend
@@ -293,9 +294,13 @@ class SegmentAttention:
     prepare = staticmethod(normalize_and_rotate)      # training replaces it by a compiled one
 
     def __init__(self, layout: Layout, positions: torch.Tensor, video_tokens: int, distance: float = 0.0,
-                 context: Sequence["SegmentAttention"] = ()):
-        shift = torch.tensor([distance, 0.0, 0.0])
-        self.cos, self.sin = (x.to(positions.device) for x in rotary_table(layout, positions.cpu() - shift))
+                 context: Sequence["SegmentAttention"] = (), device: torch.device | None = None):
+        """``device``: of the tokens, by default where the ``positions`` are."""
+        device = device or positions.device
+        if positions.device.type == "cpu" and device.type != "cpu":
+            self.cos, self.sin = _rotation_there(layout, tuple(positions.flatten().tolist()), distance, device)
+        else:
+            self.cos, self.sin = (x.to(device) for x in _rotation(layout, positions.cpu(), distance))
         self.video_tokens = video_tokens
         self.context = context
         self.keys: list[torch.Tensor] = []
@@ -315,6 +320,18 @@ class SegmentAttention:
             k = torch.cat([k] + [share(s.keys[layer]) for s in self.context], 2)
             v = torch.cat([v] + [share(s.values[layer]) for s in self.context], 2)
         return _attention(q, k, v).transpose(1, 2)
+
+
+def _rotation(layout: Layout, positions: torch.Tensor, distance: float) -> tuple[torch.Tensor, torch.Tensor]:
+    return rotary_table(layout, positions - torch.tensor([distance, 0.0, 0.0]))
+
+
+@lru_cache(maxsize=64)
+def _rotation_there(layout: Layout, positions: tuple[float, ...], distance: float,
+                    device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """``_rotation`` on a GPU, copied there once: a copy from ordinary memory waits for all that is under way."""
+    with torch.inference_mode(False):                 # what is kept may be asked for a gradient later
+        return tuple(x.to(device) for x in _rotation(layout, torch.tensor(positions).reshape(-1, 3), distance))
 
 
 def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -355,6 +372,6 @@ def windowed_velocity(dit: JointDiT, window: Window, t: torch.Tensor, style: Sty
             context.append(dit.context_pass(*dit.embed(*pair), distance))
     tokens = dit.embed(window.video, window.audio, condition_video, condition_audio)
     vector = dit.vector(t, style)
-    attend = SegmentAttention(layout, dit.positions(tokens).to(device), tokens[0].shape[1], context=context)
+    attend = SegmentAttention(layout, dit.positions(tokens), tokens[0].shape[1], context=context, device=device)
     video, residual = dit.project(dit.run(tokens, dit.modulations(vector), attend), dit.final(vector))
     return video, dit.audio_velocity(residual, window.audio, condition_audio, t)

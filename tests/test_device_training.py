@@ -1,0 +1,128 @@
+"""Training on a GPU, as far as a CPU can tell: the same batches, the same updates, the same plans."""
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+
+from tools.train.batches import StreamSampler
+from tools.train.denoiser import Batches, Denoiser, update_step
+from tools.train.device_updates import DeviceUpdates
+from tools.train.loop import Loop
+from tools.train.on_device import DeviceSampler, DeviceScenes, DeviceStreams
+from tools.train.scenes import Scenes
+from tools.train.streams import Streams
+
+from .small_training import CONDITION, DIT, randomised, small_streams
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def streams(rng) -> Streams:
+    return small_streams(rng)
+
+
+def small_scenes(streams: Streams, rng: np.random.Generator) -> Scenes:
+    count = len(streams.chunks)
+    video = rng.normal(0, 2, (count, 4, 12, 4, 4)).astype(np.float16)
+    return Scenes(streams.chunks, streams.chunks[:, 4], video, rng.normal(0, 1, (count, 1, 8, 4, 4)).astype(np.float16),
+                  np.arange(count) % 5, np.arange(count) % 3, rng.normal(0, 1, 12).astype(np.float32),
+                  rng.uniform(0.5, 2, 12).astype(np.float32))
+
+
+def flat(x) -> list[torch.Tensor]:
+    if isinstance(x, torch.Tensor):
+        return [x]
+    return [] if x is None else [z for y in (x if isinstance(x, tuple) else vars(x).values()) for z in flat(y)]
+
+
+def test_batches_gathered_on_a_device_are_those_of_the_host(streams, rng):
+    scenes, seed = small_scenes(streams, rng), int(rng.integers(2 ** 31))
+    host = Batches(StreamSampler(streams, held_out=4, seed=seed), scenes, 1, CPU)
+    device = Batches(DeviceSampler(DeviceStreams(streams, CPU), held_out=4, seed=seed), DeviceScenes(scenes, CPU), 1, CPU)
+    kinds = set()
+    for index in range(60):
+        torch.manual_seed(index)
+        kind, chunks = host.choose(5, index % 2 == 0)
+        expected = host.build(kind, chunks)
+        torch.manual_seed(index)
+        again, places = device.choose(5, index % 2 == 0)
+        found = device.build(again, [torch.from_numpy(x) for x in places])
+        assert again == kind and len(flat(expected)) == len(flat(found))
+        for a, b in zip(flat(expected), flat(found)):
+            assert a.dtype == b.dtype and torch.equal(a, b)
+        kinds.add(kind)
+    assert {kind[:2] for kind in kinds} == {(True, True), (True, False), (False, False)}
+
+
+def test_scenes_that_are_kept_to_judge_by_are_not_learnt(streams, rng):
+    scenes = small_scenes(streams, rng)
+    learned, judged = scenes.split(7)
+    drawn = [set(part.sample(200, rng).rows[:, 4].tolist()) for part in (learned, judged)]
+    assert drawn[1] == set(range(53, 60)) and not drawn[0] & drawn[1]
+    assert len(learned.usable) + len(judged.usable) == len(scenes.usable)
+
+
+def small_loop(folder) -> Loop:
+    args = Namespace(minutes=1e6, lr=1e-3, batch=6, scene_batch=3, speech_batches=1, draws=2, out=folder, device="cpu",
+                     threads=1, seed=0, init=None)
+    torch.manual_seed(11)
+    return Loop(randomised(Denoiser(DIT, CONDITION)), args, warmup=3)
+
+
+def test_updates_without_a_look_at_values_are_the_same(streams, rng, tmp_path):
+    """Weights, moments and averages; a gradient that is not finite changes none of them."""
+    results = {}
+    for name in ("host", "device"):
+        loop = small_loop(tmp_path / name)
+        train = Batches(StreamSampler(streams, held_out=4, seed=5), None, 2, CPU)
+        step = update_step(loop.model, train, loop.args, loop, None)
+        updates = DeviceUpdates(loop) if name == "device" else None
+        totals = []
+        for iteration in range(6):
+            torch.manual_seed(iteration)
+            poisoned = lambda i: {"loss": step(i)["loss"] * (float("nan") if i == 3 else 1.0)}
+            loop.rate = min(1.0, (iteration + 1) / loop.warmup)
+            if updates:
+                updates(poisoned, loop.args.lr * loop.rate, 1 - loop._decay())
+                totals.append(updates.means()["loss"])
+            else:
+                loop._update(poisoned)
+                totals.append(loop.sums.pop("loss")[0])
+            loop.iteration += 1
+        loop.save()
+        results[name] = loop, totals
+    (one, first), (other, second) = results["host"], results["device"]
+    assert np.allclose(first, second, rtol=1e-5, equal_nan=True) and np.isnan(first[3]) and not np.isnan(first[4])
+    close = lambda a, b: torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-6)
+    assert all(close(v, other.model.state_dict()[k]) for k, v in one.model.state_dict().items())
+    assert all(close(v, other.ema[k]) for k, v in one.ema.items())
+    states = [loop.optimizer.state_dict() for loop in (one, other)]
+    assert all(close(x, states[1]["state"][i][k]) for i, s in states[0]["state"].items() for k, x in s.items())
+    saved = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in results]
+    assert saved[0].keys() == saved[1].keys()
+    groups = [s["optimizer"]["param_groups"][0] for s in saved]
+    assert groups[0] == {**groups[1], "lr": pytest.approx(groups[1]["lr"])} and isinstance(groups[1]["lr"], float)
+
+
+def test_the_examples_are_all_kinds(streams, rng, tmp_path):
+    loop, scenes = small_loop(tmp_path), small_scenes(streams, rng)
+    for there in (scenes, None):
+        train = Batches(StreamSampler(streams, held_out=4, seed=5), there, 2, CPU)
+        step = update_step(loop.model, train, loop.args, loop, None)
+        examples = {kind: chunks for kind, chunks in step.examples()}
+        for iteration in range(80):
+            kind, chunks = step.choose(iteration)
+            assert [x.shape for x in chunks] == [x.shape for x in examples[kind]]
+        assert len(examples) == (6 if there else 2)
+
+
+def test_what_learns_begins_with_moments_of_zero(streams, tmp_path):
+    loop = small_loop(tmp_path)
+    before = {k: v.clone() for k, v in loop.model.state_dict().items()}
+    DeviceUpdates(loop)._begin_moments()
+    assert all(torch.equal(v, before[k]) for k, v in loop.model.state_dict().items())
+    state = loop.optimizer.state_dict()["state"]
+    assert len(state) == len(list(loop.model.parameters()))
+    assert not any(x.any() for s in state.values() for x in s.values())
