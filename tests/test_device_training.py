@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from streamchar_rt.orchestrator.model import Orchestrator, OrchestratorConfig
 from tools.train.batches import StreamSampler
 from tools.train.denoiser import Batches, Denoiser, update_step
+from tools.train.device_planner import DevicePlanner
 from tools.train.device_updates import DeviceUpdates
 from tools.train.loop import Loop
 from tools.train.on_device import DeviceSampler, DeviceScenes, DeviceStreams
+from tools.train.rollout import Planner, Starts, roll_out
 from tools.train.scenes import Scenes
 from tools.train.streams import Streams
 
@@ -126,3 +129,56 @@ def test_what_learns_begins_with_moments_of_zero(streams, tmp_path):
     state = loop.optimizer.state_dict()["state"]
     assert len(state) == len(list(loop.model.parameters()))
     assert not any(x.any() for s in state.values() for x in s.values())
+
+
+def small_orchestrator() -> Orchestrator:
+    return Orchestrator(OrchestratorConfig(width=32, layers=1, heads=2, feed_forward=32, head_layers=1,
+                                           head_feed_forward=32)).eval()
+
+
+def test_plans_made_on_a_device_are_those_of_the_host(streams, rng, seeded):
+    """Three chunks of several streams; the pointer's logits depend on nothing that is rounded differently."""
+    net = small_orchestrator()
+    for layer in (net.noisy, net.history):
+        layer.weight.data.zero_()
+    data = DeviceStreams(streams, CPU)
+    host, device = Planner(net, CPU), DevicePlanner(net, data)
+    rows = streams.chunks[rng.integers(0, 60, 7) * 3]
+    visible = rows[:, 2:3] + np.sort(rng.integers(3, 41, (7, 3)), 1)
+    rows = rows.copy()
+    rows[:, 3] = visible[:, 0]
+    style = torch.from_numpy(rows[:, 1].copy())
+    transcripts = [planner.transcripts(streams, rows, CONDITION.past) for planner in (host, device)]
+    for k in range(3):
+        history, mel, found = torch.randn(7, 64, 80), torch.randn(7, 32, 80), []
+        for planner, each in zip((host, device), transcripts):
+            planner.see(each, visible[:, k])
+            plans, states = planner.read(each, history, style)
+            found.append(planner.align(plans, states, mel, 0.0))
+            planner.advance(each, plans)
+        assert torch.allclose(*found, atol=1e-6)
+        for i, one in enumerate(transcripts[0]):
+            there = transcripts[1]
+            assert (one.pointer, one.elapsed) == (int(there.pointer[i]), int(there.elapsed[i]))
+            assert np.array_equal(one.past, there.past[i].numpy())
+
+
+def test_rollouts_on_a_device_are_those_of_the_host(streams, rng, seeded):
+    net, scenes, orchestrator = randomised(Denoiser(DIT, CONDITION)).eval(), small_scenes(streams, rng), small_orchestrator()
+    data, seed = DeviceStreams(streams, CPU), int(rng.integers(2 ** 31))
+    for layer in (orchestrator.noisy, orchestrator.history):
+        layer.weight.data.zero_()
+    results = []
+    for planner, sampler, there in (
+            (Planner(orchestrator, CPU), StreamSampler(streams, held_out=4, seed=seed), scenes),
+            (DevicePlanner(orchestrator, data), DeviceSampler(data, held_out=4, seed=seed), DeviceScenes(scenes, CPU))):
+        starts = Starts(sampler, there, planner, net, CPU)
+        chunks = []
+        for picture, starts.fresh_share in ((True, 0.0), (True, 1.0), (False, 0.0)):
+            start = starts.sample(3, 2, picture)
+            torch.manual_seed(1)
+            noises = [(torch.randn(3, start.video_tokens, 48), torch.randn(3, 16, 160)) for _ in range(2)]
+            exits, done = roll_out(net, planner, start, noises, 2, [None, 1], torch.autocast("cpu", enabled=False))
+            chunks += [x for pair in done for x in pair] + [exits[0].given.features]
+        results.append(chunks)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*results))

@@ -9,6 +9,7 @@ student is moved from what the critic expects towards what the teacher expects.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,7 +105,8 @@ class Distiller:
         fill = lambda net, weights: net.load_state_dict({k: v for k, v in weights.items() if k in net.state_dict()})
         fill(self.teacher, load_weights(args.teacher))
         fill(self.critic, self._critic_weights())
-        self.teacher.to(args.device).eval().requires_grad_(False)
+        # The teacher never learns; but weights that could share a GPU's compiled graphs with the student's.
+        self.teacher.to(args.device).eval().requires_grad_(torch.device(args.device).type == "cuda")
         self.critic.to(args.device)
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), args.critic_lr, betas=(0.0, 0.999),
                                            weight_decay=0.01, fused=True)
@@ -126,6 +128,32 @@ class Distiller:
     @property
     def regressing(self) -> bool:
         return self.loop.seconds < 60 * self.args.regression_minutes
+
+    def run(self, draw: Callable[[bool], list[Exit]], evaluate: Callable[[], dict[str, float]], pictures: bool) -> None:
+        """Train until the time is over. ``draw(picture)`` is fresh work of the student's; ``pictures``: batches with
+        picture take turns with ``--speech-batches`` without."""
+
+        def step(iteration: int) -> dict[str, torch.Tensor]:
+            picture = pictures and iteration % (1 + self.args.speech_batches) == 0
+            values = self.step(lambda: draw(picture))
+            return {"loss": values.pop("loss"), **{k + ("_picture" if picture else ""): v for k, v in values.items()}}
+
+        if self.loop.device.type == "cuda":
+            self.warm(draw, [False] if not pictures else [True, False] if self.args.speech_batches else [True])
+        self.loop.run(step, evaluate, evaluate_seconds=60)
+
+    def warm(self, draw: Callable[[bool], list[Exit]], kinds: list[bool]) -> None:
+        """Let everything be compiled before the clock starts; nothing is learnt."""
+        began = time.monotonic()
+        scores = (self.critic_loss, self.matching, *([self.regression] if self.args.regression_minutes else []))
+        for picture in kinds * 2:                            # twice: not every draw has a past
+            for work in draw(picture):
+                for score in scores:
+                    score(work).backward()
+                for net in (self.student, self.critic):
+                    net.zero_grad(set_to_none=True)
+        torch.cuda.synchronize(self.loop.device)
+        print(f"compiled in {time.monotonic() - began:.0f} s", flush=True)
 
     def step(self, exits: Callable[[], list[Exit]]) -> dict[str, torch.Tensor]:
         """The critic's updates, then the student's loss. ``exits()`` is fresh work of the student's."""
