@@ -208,14 +208,18 @@ class JointDiT(nn.Module):
 
     def positions(self, tokens: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Local positions (T, 3) of a segment with these tokens."""
-        layout = self.config.layout
-        return torch.cat([layout.video_positions(tokens[0].shape[1] // layout.places),
-                          layout.audio_positions()[: tokens[1].shape[1]]])
+        return _positions(self.config.layout, tokens[0].shape[1], tokens[1].shape[1])
+
+    def rotation(self, tokens: tuple[torch.Tensor, torch.Tensor], distance: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin (T, head_dim / 2) of a segment with these tokens, seen from ``distance`` frames later."""
+        device = tokens[1].device
+        if device.type == "cpu":
+            return rotary_table(self.config.layout, self.positions(tokens) - torch.tensor([distance, 0.0, 0.0]))
+        return _rotation_there(self.config.layout, tokens[0].shape[1], tokens[1].shape[1], distance, device)
 
     def context_pass(self, video: torch.Tensor, audio: torch.Tensor, distance: float) -> "SegmentAttention":
         """Keys and values of a clean segment, every layer, seen from ``distance`` frames later."""
-        attend = SegmentAttention(self.config.layout, self.positions((video, audio)), video.shape[1], distance,
-                                  device=video.device)
+        attend = SegmentAttention(self.rotation((video, audio), distance), video.shape[1])
         clean = self.vector(torch.ones(1, device=video.device), None)
         self.run((video, audio), self.modulations(clean), attend)
         return attend
@@ -269,6 +273,19 @@ class JointDiT(nn.Module):
         return velocity - (halves * (1 - keep.reshape(*halves.shape[:3], 1))).flatten(2) / rest
 
 
+def _positions(layout: Layout, video: int, audio: int) -> torch.Tensor:
+    return torch.cat([layout.video_positions(video // layout.places), layout.audio_positions()[:audio]])
+
+
+@lru_cache(maxsize=64)
+def _rotation_there(layout: Layout, video: int, audio: int, distance: float,
+                    device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """``JointDiT.rotation`` on a GPU, copied there once: a copy from ordinary memory waits for all that is under way."""
+    with torch.inference_mode(False):                 # what is kept may be asked for a gradient later
+        table = rotary_table(layout, _positions(layout, video, audio) - torch.tensor([distance, 0.0, 0.0]))
+        return tuple(x.to(device) for x in table)
+
+
 def run_blocks(blocks: Iterable[Callable], tokens: tuple[torch.Tensor, torch.Tensor], modulation: torch.Tensor,
                attend: Attention) -> tuple[torch.Tensor, torch.Tensor]:
     """``Block``s one after the other, or what stands for them."""
@@ -293,14 +310,10 @@ class SegmentAttention:
 
     prepare = staticmethod(normalize_and_rotate)      # training replaces it by a compiled one
 
-    def __init__(self, layout: Layout, positions: torch.Tensor, video_tokens: int, distance: float = 0.0,
-                 context: Sequence["SegmentAttention"] = (), device: torch.device | None = None):
-        """``device``: of the tokens, by default where the ``positions`` are."""
-        device = device or positions.device
-        if positions.device.type == "cpu" and device.type != "cpu":
-            self.cos, self.sin = _rotation_there(layout, tuple(positions.flatten().tolist()), distance, device)
-        else:
-            self.cos, self.sin = (x.to(device) for x in _rotation(layout, positions.cpu(), distance))
+    def __init__(self, rotation: tuple[torch.Tensor, torch.Tensor], video_tokens: int,
+                 context: Sequence["SegmentAttention"] = ()):
+        """``rotation``: as ``JointDiT.rotation`` gives it."""
+        self.cos, self.sin = rotation
         self.video_tokens = video_tokens
         self.context = context
         self.keys: list[torch.Tensor] = []
@@ -320,18 +333,6 @@ class SegmentAttention:
             k = torch.cat([k] + [share(s.keys[layer]) for s in self.context], 2)
             v = torch.cat([v] + [share(s.values[layer]) for s in self.context], 2)
         return _attention(q, k, v).transpose(1, 2)
-
-
-def _rotation(layout: Layout, positions: torch.Tensor, distance: float) -> tuple[torch.Tensor, torch.Tensor]:
-    return rotary_table(layout, positions - torch.tensor([distance, 0.0, 0.0]))
-
-
-@lru_cache(maxsize=64)
-def _rotation_there(layout: Layout, positions: tuple[float, ...], distance: float,
-                    device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """``_rotation`` on a GPU, copied there once: a copy from ordinary memory waits for all that is under way."""
-    with torch.inference_mode(False):                 # what is kept may be asked for a gradient later
-        return tuple(x.to(device) for x in _rotation(layout, torch.tensor(positions).reshape(-1, 3), distance))
 
 
 def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -363,7 +364,6 @@ def windowed_velocity(dit: JointDiT, window: Window, t: torch.Tensor, style: Sty
     the current chunk, (B, 256, 48) and (B, 16, 160).
     """
     layout = dit.config.layout
-    device = window.audio.device
     context = []
     if window.reference is not None:
         context.append(dit.context_pass(*dit.embed_reference(window.reference), layout.reference_distance))
@@ -372,6 +372,6 @@ def windowed_velocity(dit: JointDiT, window: Window, t: torch.Tensor, style: Sty
             context.append(dit.context_pass(*dit.embed(*pair), distance))
     tokens = dit.embed(window.video, window.audio, condition_video, condition_audio)
     vector = dit.vector(t, style)
-    attend = SegmentAttention(layout, dit.positions(tokens), tokens[0].shape[1], context=context, device=device)
+    attend = SegmentAttention(dit.rotation(tokens), tokens[0].shape[1], context)
     video, residual = dit.project(dit.run(tokens, dit.modulations(vector), attend), dit.final(vector))
     return video, dit.audio_velocity(residual, window.audio, condition_audio, t)
