@@ -5,18 +5,21 @@ import numpy as np
 import pytest
 import torch
 
+from streamchar_rt.denoiser.dit import Style
+from streamchar_rt.orchestrator.condition import FEATURES
 from streamchar_rt.orchestrator.model import Orchestrator, OrchestratorConfig
 from tools.train.batches import StreamSampler
 from tools.train.denoiser import Batches, Denoiser, update_step
 from tools.train.device_planner import DevicePlanner
 from tools.train.device_updates import DeviceUpdates
+from tools.train.few_step import Asked, Given, velocity
 from tools.train.loop import Loop
 from tools.train.on_device import DeviceSampler, DeviceScenes, DeviceStreams
 from tools.train.rollout import Planner, Starts, roll_out
 from tools.train.scenes import Scenes
 from tools.train.streams import Streams
 
-from .small_training import CONDITION, DIT, randomised, small_streams
+from .small_training import CONDITION, DIT, LAYOUT, randomised, small_streams
 
 CPU = torch.device("cpu")
 
@@ -182,3 +185,20 @@ def test_rollouts_on_a_device_are_those_of_the_host(streams, rng, seeded):
             chunks += [x for pair in done for x in pair] + [exits[0].given.features]
         results.append(chunks)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*results))
+
+
+def test_asked_through_a_recording_a_network_answers_the_same(seeded):
+    """All that a context may lack; here the recording is a plain call."""
+    net, count = randomised(Denoiser(DIT, CONDITION)).eval(), 3
+    asked = Asked(net)
+    asked._recorded = asked._velocity
+    pair = lambda: (torch.randn(count, LAYOUT.video_tokens, 48), torch.randn(count, 16, 160))
+    style = Style(*(torch.randint(high, (count,)) for high in (4, 5, 3)))
+    for reference, sink, motion in ((torch.randn(count, 4, 32), pair(), pair()), (torch.randn(count, 4, 32), None, pair()),
+                                    (None, None, None)):
+        given = Given(reference, sink, motion, torch.rand(count, 48, FEATURES), style)
+        noisy, t = pair(), torch.rand(count)
+        for told in (None, torch.tensor([1.0, 0.0, 1.0])[:, None, None]):
+            with torch.no_grad():
+                for a, b in zip(velocity(asked, given, noisy, t, told), velocity(net, given, noisy, t, told)):
+                    assert torch.equal(a, b)

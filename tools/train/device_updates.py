@@ -6,6 +6,7 @@ optimizer skip, as under a gradient scaler, and losses are summed up there until
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import nullcontext
@@ -51,7 +52,7 @@ class DeviceUpdates:
         self.totals: dict[str, torch.Tensor] = {}
         self.counts: dict[str, int] = {}
         self.graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, list[torch.Tensor], list[str]]] = {}
-        self.pool = None
+        self.pool, self.recorded = None, cuda
         self.under_way: deque[torch.cuda.Event] = deque()
         if cuda:
             torch.backends.cudnn.benchmark = True            # shapes stay what they are
@@ -67,7 +68,7 @@ class DeviceUpdates:
         """One update. ``average``: the share of the new weights in the averaged ones."""
         self.rate.fill_(rate)
         self.share.fill_(average)
-        if isinstance(step, GraphStep) and self.stream is not None:
+        if isinstance(step, GraphStep) and self.recorded:
             names = self.replay(step)
         else:
             names = self.update(lambda: step(self.loop.iteration))
@@ -86,8 +87,14 @@ class DeviceUpdates:
         began = time.monotonic()
         for group in self.loop.optimizer.param_groups:
             group["capturable"] = True
-        for kind, arrays in step.examples():
-            self.record(step, kind, arrays)
+        try:
+            for kind, arrays in step.examples():
+                self.record(step, kind, arrays)
+        except RuntimeError:                                 # slower, but a result
+            traceback.print_exc()
+            print("updates cannot be recorded here; going on without", flush=True)
+            self.recorded, self.graphs = False, {}
+            self.loop.optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize(self.device)
         print(f"{len(self.graphs)} kinds of updates recorded in {time.monotonic() - began:.0f} s", flush=True)
 

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         truth, given = unpack(train.sample(args.scene_batch if picture else args.batch, picture))
         stop = int(torch.randint(args.steps, ()))
         with loop.autocast():
-            return [exit_at(distiller.student, given, draw_noise(truth), args.steps, stop)]
+            return [exit_at(distiller.asked_student, given, draw_noise(truth), args.steps, stop)]
 
     distiller.run(draw, evaluation(distiller, streams), scenes is not None)
 

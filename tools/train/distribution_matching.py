@@ -17,7 +17,7 @@ import torch
 
 from .denoiser import AUDIO_WEIGHT, Denoiser, compile_blocks, flow_errors, train_picture_only, train_sound_only
 from .device_updates import step_if_finite
-from .few_step import Exit, Pair, clean_estimate, guided_velocity, sample, velocity
+from .few_step import Asked, Exit, Pair, clean_estimate, guided_velocity, sample, velocity
 from .loop import Loop, add_arguments, load_weights
 
 Score = Callable[[Pair, torch.Tensor], Pair]     # noisy tokens at flow times (B,) to the expected clean tokens
@@ -45,6 +45,8 @@ def add_distillation_arguments(parser: argparse.ArgumentParser, *, minutes: floa
                         help="begin by regression on the teacher's own sampling, as a student of few steps wants")
     parser.add_argument("--teacher-steps", type=int, default=16, help="of that sampling")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--graphs", action=argparse.BooleanOptionalAction, default=True,
+                        help="on a GPU: record what networks do without gradient as CUDA graphs")
 
 
 def check_distillation_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -115,6 +117,9 @@ class Distiller:
         self.loop = Loop(student, args, betas=(0.0, 0.999), warmup=20, decay=args.ema_decay,
                          beside={"critic": self.critic, "critic_optimizer": self.optimizer})
         self.student = student
+        # The three where no gradient is wanted.
+        asked = Asked if self.loop.device.type == "cuda" and args.graphs else lambda net: net
+        self.asked_student, self.asked_teacher, self.asked_critic = map(asked, (student, self.teacher, self.critic))
         self.movement = movement
         if args.compile:
             for net in (student, self.teacher, self.critic):
@@ -179,7 +184,7 @@ class Distiller:
 
     def critic_loss(self, work: Exit) -> torch.Tensor:
         with torch.no_grad(), self.loop.autocast():
-            clean = work.estimate(self.student)
+            clean = work.estimate(self.asked_student)
         clean = tuple(x.repeat_interleave(self.args.critic_draws, 0) for x in clean)
         noise = tuple(map(torch.randn_like, clean))
         t = score_times(len(clean[1]), self.args.shift, self.loop.device)
@@ -195,8 +200,8 @@ class Distiller:
         with self.loop.autocast():
             clean = work.estimate(self.student)
             real = lambda noisy, t: clean_estimate(
-                noisy, guided_velocity(self.teacher, work.given, noisy, t, self.args.guidance), t)
-            fake = lambda noisy, t: clean_estimate(noisy, velocity(self.critic, work.given, noisy, t), t)
+                noisy, guided_velocity(self.asked_teacher, work.given, noisy, t, self.args.guidance), t)
+            fake = lambda noisy, t: clean_estimate(noisy, velocity(self.asked_critic, work.given, noisy, t), t)
             return matching_loss(clean, real, fake, score_times(len(clean[1]), self.args.shift, self.loop.device),
                                  self.movement, picture=self.args.only == "picture")
 
@@ -204,7 +209,7 @@ class Distiller:
         """Square distance of the student's estimate to where the teacher's many steps lead from the same noise."""
         with self.loop.autocast():
             clean = work.estimate(self.student)
-            target = sample(self.teacher, work.given, work.noise, self.args.teacher_steps, self.args.guidance)
+            target = sample(self.asked_teacher, work.given, work.noise, self.args.teacher_steps, self.args.guidance)
         video, audio = ((x - y).square().mean() for x, y in zip(clean, target))
         sound = 0.0 if self.args.only == "picture" else AUDIO_WEIGHT * audio / self.teacher.dit.config.audio_variance
         return sound + (video if clean[0].shape[1] else 0.0)

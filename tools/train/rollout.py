@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         like = (torch.zeros(count, start.video_tokens, config.video_features, device=loop.device),
                 torch.zeros(count, config.layout.audio_tokens, config.audio_features, device=loop.device))
         noises = [draw_noise(like) for _ in stops]
-        return roll_out(student, planner, start, noises, args.steps, stops, loop.autocast())[0]
+        return roll_out(distiller.asked_student, planner, start, noises, args.steps, stops, loop.autocast())[0]
 
     distiller.run(draw, evaluation(distiller, streams), scenes is not None)
 

@@ -96,10 +96,13 @@ def command(part: str, args: argparse.Namespace, folder: Path) -> list[str]:
     if part == "rollout":
         given["orchestrator"] = folder / "orchestrator"
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
-    return [sys.executable, "-m", f"tools.train.{part}", *options, "--compile" if args.compile else "--no-compile"]
+    flags = [f"--{name}" if getattr(args, name) else f"--no-{name}" for name in ("compile", "graphs")]
+    return [sys.executable, "-m", f"tools.train.{part}", *options, *flags]
 
 
-def report(part: str, folder: Path, seconds: float) -> str:
+def report(part: str, folder: Path, code: int, seconds: float) -> str:
+    if code:
+        return f"{part}: FAILED ({code})"
     last = json.loads((folder / part / "history.jsonl").read_text().splitlines()[-1])
     finite = all(np.isfinite(v) for v in last.values())
     rate = last["iteration"] / (60 * last["minutes"])
@@ -119,21 +122,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--streams", type=int, default=120)
     parser.add_argument("--chunks", type=int, default=12, help="of a stream")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--graphs", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--together", action="store_true",
+                        help="all parts at once: compiling takes most of the time, and the rates are then lower bounds")
     args = parser.parse_args(arguments)
-    lines, failed = [], 0
+    lines: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder, args.streams, args.chunks)
+        began, running = time.monotonic(), {}
         for part in args.parts:
-            began = time.monotonic()
-            if code := subprocess.run(command(part, args, folder)).returncode:
-                lines.append(f"{part}: FAILED ({code})")
-                failed += 1
-            else:
-                lines.append(report(part, folder, time.monotonic() - began))
-            print(lines[-1], flush=True)
-    print("\n".join(["", *lines]), flush=True)
-    if failed:
+            began = began if args.together else time.monotonic()
+            running[part] = subprocess.Popen(command(part, args, folder))
+            if not args.together:
+                running[part].wait()
+                lines[part] = report(part, folder, running[part].returncode, time.monotonic() - began)
+        for part, process in running.items():
+            code = process.wait()
+            lines.setdefault(part, report(part, folder, code, time.monotonic() - began))
+    print("\n".join(["", *lines.values()]), flush=True)
+    if any(process.returncode for process in running.values()):
         raise SystemExit(1)
 
 
