@@ -352,7 +352,7 @@ def test_runs_stay_in_their_stream(streams, rng):
 def arguments(folder, teacher, **changes) -> Namespace:
     values = dict(minutes=1e6, lr=1e-3, batch=4, out=folder, device="cpu", threads=1, seed=0, init=None,
                   teacher=teacher, critic_lr=2e-3, critic_ratio=2, critic_draws=2, guidance=1.5, shift=1.0, ema_decay=0.9, steps=STEPS,
-                  regression_minutes=0.0, teacher_steps=3, compile=False, only=None)
+                  regression_minutes=0.0, teacher_steps=3, compile=False, graphs=True, only=None)
     return Namespace(**{**values, **changes})
 
 

@@ -7,13 +7,19 @@
 Each context (reference, sink, motion) is used for several noise draws. Motion and sink get a little noise, so
 that the model forgives its own errors in a rollout. The alignment is the studio's truth; a tenth of the chunks
 see no condition at all, for classifier-free guidance. With ``--scenes``, batches with and without picture take
-turns, since speech alone costs a twentieth.
+turns, since speech alone costs a twentieth. On a GPU the data lives in its memory, and each kind of update is
+recorded as a CUDA graph: give large batches.
 """
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,7 +28,9 @@ from streamchar_rt.denoiser.dit import DiTConfig, JointDiT, SegmentAttention, St
 from streamchar_rt.orchestrator.condition import ConditionConfig, ConditionEncoder
 
 from .batches import StreamSampler
+from .device_updates import GraphStep
 from .loop import Loop, add_arguments, load_weights
+from .on_device import DeviceSampler, DeviceScenes, DeviceStreams
 from .scenes import Scenes
 from .streams import CHUNK, Streams
 
@@ -76,6 +84,13 @@ def _train_only(model: Denoiser, kind: str) -> None:
         weight.requires_grad_(name.startswith((f"dit.{kind}_in.", f"dit.{kind}_out.")) or f".{kind}." in name)
 
 
+class Kind(NamedTuple):
+    """What all chunks of a batch have in common: the shapes of its window."""
+    picture: bool
+    sink: bool
+    motion: bool
+
+
 class Batches:
     """Windows with their targets, from streams and, for joint training, scenes."""
 
@@ -85,21 +100,30 @@ class Batches:
 
     def sample(self, count: int, picture: bool):
         """Clean video (B, Tv, 48), clean audio (B, 16, 160), context window parts, features, style."""
+        return self.build(*self.choose(count, picture))
+
+    def choose(self, count: int, picture: bool) -> tuple[Kind, tuple[np.ndarray, ...]]:
+        """Which chunks, and what is shown with them: the streams' rows, or the scenes' places and their sinks'."""
         rng = self.sampler.rng
-        if picture:
-            scene = self.scenes.sample(count, rng)
+        chunks = self.scenes.choose(count, rng) if picture else (self.sampler.rows(count),)
+        # Most batches have no sink; a stream's first chunks never have one.
+        sink = picture and rng.random() < self.sink_share
+        return Kind(picture, sink, rng.random() >= 0.06), chunks       # a session's first chunk has no past
+
+    def build(self, kind: Kind, chunks: Sequence[np.ndarray]):
+        """``sample`` of what was chosen."""
+        if kind.picture:
+            scene = self.scenes.gather(*chunks)
             rows = scene.rows
         else:
-            rows = self.sampler.rows(count)
+            rows = self.sampler.put(chunks[0])
+        count = len(rows)
         mel = lambda r, begin: audio_tokens(self.sampler.mel(r, begin, CHUNK)).to(self.device)
         audio, motion_audio = mel(rows, 0), noised(mel(rows, -CHUNK), 0.3)
-        # Most batches have no sink; a stream's first chunks never have one.
         sink = None
-        if picture and rng.random() < self.sink_share:
-            sink_rows = rows.copy()
-            sink_rows[:, 0] = scene.sink_rows
-            sink = (patchify(scene.sink).to(self.device), mel(sink_rows, 0))
-        if picture:
+        if kind.sink:
+            sink = (patchify(scene.sink).to(self.device), mel(scene.sink_rows[:, None], 0))
+        if kind.picture:
             video = patchify(scene.video).to(self.device)
             motion = (noised(patchify(scene.motion).to(self.device), 0.3), motion_audio)
             reference = patchify(scene.reference).to(self.device)
@@ -107,11 +131,12 @@ class Batches:
         else:
             video = audio.new_zeros(count, 0, 48)
             motion, reference = (video, motion_audio), None
-            emotion = torch.full((count,), 5)
-            mode = torch.full((count,), 3)
-        if rng.random() < 0.06:                              # a session's first chunk has no past
+            emotion = torch.full((count,), 5, device=self.device)
+            mode = torch.full((count,), 3, device=self.device)
+        if not kind.motion:
             motion = None
-        style = Style(torch.from_numpy(rows[:, 1].copy()).to(self.device), emotion.to(self.device), mode.to(self.device))
+        voice = torch.as_tensor(rows[:, 1]).clone()
+        style = Style(voice.to(self.device), emotion.to(self.device), mode.to(self.device))
         return video, audio, (reference, sink, motion), self.sampler.features(rows).to(self.device), style
 
 
@@ -164,7 +189,35 @@ def losses(model: Denoiser, batch, draws: int, autocast, movement: torch.Tensor 
     return {"loss": total + loss_v, "audio": loss_a, "video": loss_v}
 
 
-def main() -> None:
+def data_on(device: torch.device, streams: Streams, scenes: Scenes | None):
+    """What makes samplers of the streams, and the scenes, for batches on ``device``: a GPU holds all of them."""
+    if device.type == "cpu":
+        return partial(StreamSampler, streams), scenes
+    return partial(DeviceSampler, DeviceStreams(streams, device)), scenes and DeviceScenes(scenes, device)
+
+
+def update_step(model: Denoiser, train: Batches, args: argparse.Namespace, loop: Loop,
+                movement: torch.Tensor | None) -> GraphStep:
+    """Batches with picture take turns with ``--speech-batches`` without."""
+    sizes = {True: args.scene_batch, False: args.batch}
+
+    def choose(iteration: int) -> tuple[Kind, tuple[np.ndarray, ...]]:
+        picture = train.scenes is not None and iteration % (1 + args.speech_batches) == 0
+        return train.choose(sizes[picture], picture)
+
+    def examples() -> Iterator[tuple[Kind, tuple[np.ndarray, ...]]]:
+        pictures = [False] if train.scenes is None else [True, False] if args.speech_batches else [True]
+        for picture, motion in product(pictures, (True, False)):
+            chunks = train.choose(sizes[picture], picture)[1]
+            yield from ((Kind(picture, sink, motion), chunks) for sink in ((False, True) if picture else (False,)))
+
+    def compute(kind: Kind, chunks: Sequence) -> dict[str, torch.Tensor]:
+        return losses(model, train.build(kind, chunks), args.draws, loop.autocast(), movement)
+
+    return GraphStep(choose, compute, examples)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser, minutes=30, lr=1e-3, batch=32)
     parser.add_argument("--streams", type=Path, required=True)
@@ -173,20 +226,26 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2, help="noises drawn for each context")
     parser.add_argument("--scene-batch", type=int, default=8)
     parser.add_argument("--speech-batches", type=int, default=1, help="batches without picture for each with it")
+    parser.add_argument("--held-scenes", type=int, default=0, help="streams whose scenes are kept to judge by")
+    parser.add_argument("--ema-decay", type=float, default=0.999)
     parser.add_argument("--movement", action=argparse.BooleanOptionalAction, default=True,
                         help="weigh the places of the picture by how much they move")
     parser.add_argument("--sound", action="store_true",
                         help="train the sound's layers alone, without --scenes: speech improves, the picture stays")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    args = parser.parse_args()
+    parser.add_argument("--graphs", action=argparse.BooleanOptionalAction, default=True,
+                        help="on a GPU: record whole updates as CUDA graphs")
+    args = parser.parse_args(arguments)
     if args.sound and args.scenes:
         parser.error("--sound leaves the picture's layers alone: give no --scenes")
+    if args.held_scenes and not args.scenes:
+        parser.error("--held-scenes wants --scenes")
     model = Denoiser()
     if args.sound:
         train_sound_only(model)
     learned = load_weights(args.condition) if args.condition else {}
     model.load_state_dict(learned, strict=False)
-    loop = Loop(model, args, decay=0.999, keep=frozenset(learned))
+    loop = Loop(model, args, decay=args.ema_decay, keep=frozenset(learned))
     streams = Streams.load(args.streams)
     scenes = Scenes.load(args.scenes) if args.scenes else None
     movement = None
@@ -195,20 +254,26 @@ def main() -> None:
         movement = (0.5 + 0.5 * torch.from_numpy(scenes.movement()).flatten()).to(loop.device)
     if args.compile:
         compile_blocks(model.dit)
-    train = Batches(StreamSampler(streams, seed=args.seed + loop.iteration), scenes, args.draws, loop.device)
-    test = Batches(StreamSampler(streams, test=True, seed=7), None, 1, loop.device)
-    fixed = test.sample(128, False)
-
-    def step(iteration: int) -> dict[str, torch.Tensor]:
-        picture = scenes is not None and iteration % (1 + args.speech_batches) == 0
-        batch = train.sample(args.scene_batch if picture else args.batch, picture)
-        return losses(model, batch, args.draws, loop.autocast(), movement)
+    sampler, scenes = data_on(loop.device, streams, scenes)
+    held = None
+    if args.held_scenes:
+        scenes, held = scenes.split(args.held_scenes)
+    train = Batches(sampler(seed=args.seed + loop.iteration), scenes, args.draws, loop.device)
+    test = Batches(sampler(test=True, seed=7), held, 1, loop.device)
+    fixed = {"": test.sample(128, False)}
+    if held is not None:
+        fixed["picture_"] = test.build(Kind(True, False, True), test.choose(128, True)[1])
 
     def evaluate() -> dict[str, float]:
-        torch.manual_seed(3)
-        return {k: float(v) for k, v in losses(model, fixed, 1, loop.autocast()).items()}
+        values = {}
+        for name, batch in fixed.items():
+            torch.manual_seed(3)
+            found = losses(model, batch, 1, loop.autocast(), movement if name else None)
+            values |= {name + k: float(v) for k, v in found.items()}
+        return values
 
-    loop.run(step, evaluate, evaluate_seconds=120)
+    step = update_step(model, train, args, loop, movement)
+    loop.run(step if args.graphs else lambda iteration: step(iteration), evaluate, evaluate_seconds=120)
 
 
 if __name__ == "__main__":

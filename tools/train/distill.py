@@ -11,12 +11,12 @@ The student starts from the teacher, or with ``--init`` from a student of more s
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from .batches import StreamSampler
-from .denoiser import Batches
+from .denoiser import Batches, data_on
 from .distribution_matching import Distiller, add_distillation_arguments, check_distillation_arguments
 from .few_step import Exit, Given, Pair, exit_at, sample
 from .scenes import Scenes
@@ -61,29 +61,24 @@ def evaluation(distiller: Distiller, streams: Streams) -> Callable[[], dict[str,
     return evaluate
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_distillation_arguments(parser, minutes=30, lr=1e-4, batch=24)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     check_distillation_arguments(parser, args)
     scenes = Scenes.load(args.scenes) if args.scenes else None
     distiller = Distiller(args, movement=movement_of(scenes, torch.device(args.device)))
     loop, streams = distiller.loop, Streams.load(args.streams)
-    train = Batches(StreamSampler(streams, seed=args.seed + loop.iteration), scenes, 1, loop.device)
+    sampler, scenes = data_on(loop.device, streams, scenes)
+    train = Batches(sampler(seed=args.seed + loop.iteration), scenes, 1, loop.device)
 
-    def step(iteration: int) -> dict[str, torch.Tensor]:
-        picture = scenes is not None and iteration % (1 + args.speech_batches) == 0
+    def draw(picture: bool) -> list[Exit]:
+        truth, given = unpack(train.sample(args.scene_batch if picture else args.batch, picture))
+        stop = int(torch.randint(args.steps, ()))
+        with loop.autocast():
+            return [exit_at(distiller.asked_student, given, draw_noise(truth), args.steps, stop)]
 
-        def exits() -> list[Exit]:
-            truth, given = unpack(train.sample(args.scene_batch if picture else args.batch, picture))
-            stop = int(torch.randint(args.steps, ()))
-            with loop.autocast():
-                return [exit_at(distiller.student, given, draw_noise(truth), args.steps, stop)]
-
-        values = distiller.step(exits)
-        return {"loss": values.pop("loss"), **{k + ("_picture" if picture else ""): v for k, v in values.items()}}
-
-    loop.run(step, evaluation(distiller, streams), evaluate_seconds=60)
+    distiller.run(draw, evaluation(distiller, streams), scenes is not None)
 
 
 if __name__ == "__main__":

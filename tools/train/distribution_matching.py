@@ -9,13 +9,15 @@ student is moved from what the critic expects towards what the teacher expects.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from .denoiser import AUDIO_WEIGHT, Denoiser, compile_blocks, flow_errors, train_picture_only, train_sound_only
-from .few_step import Exit, Pair, clean_estimate, guided_velocity, sample, velocity
+from .device_updates import step_if_finite
+from .few_step import Asked, Exit, Pair, clean_estimate, guided_velocity, sample, velocity
 from .loop import Loop, add_arguments, load_weights
 
 Score = Callable[[Pair, torch.Tensor], Pair]     # noisy tokens at flow times (B,) to the expected clean tokens
@@ -43,6 +45,8 @@ def add_distillation_arguments(parser: argparse.ArgumentParser, *, minutes: floa
                         help="begin by regression on the teacher's own sampling, as a student of few steps wants")
     parser.add_argument("--teacher-steps", type=int, default=16, help="of that sampling")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--graphs", action=argparse.BooleanOptionalAction, default=True,
+                        help="on a GPU: record what networks do without gradient as CUDA graphs")
 
 
 def check_distillation_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -103,7 +107,8 @@ class Distiller:
         fill = lambda net, weights: net.load_state_dict({k: v for k, v in weights.items() if k in net.state_dict()})
         fill(self.teacher, load_weights(args.teacher))
         fill(self.critic, self._critic_weights())
-        self.teacher.to(args.device).eval().requires_grad_(False)
+        # The teacher never learns; but weights that could share a GPU's compiled graphs with the student's.
+        self.teacher.to(args.device).eval().requires_grad_(torch.device(args.device).type == "cuda")
         self.critic.to(args.device)
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), args.critic_lr, betas=(0.0, 0.999),
                                            weight_decay=0.01, fused=True)
@@ -112,6 +117,9 @@ class Distiller:
         self.loop = Loop(student, args, betas=(0.0, 0.999), warmup=20, decay=args.ema_decay,
                          beside={"critic": self.critic, "critic_optimizer": self.optimizer})
         self.student = student
+        # The three where no gradient is wanted.
+        asked = Asked if self.loop.device.type == "cuda" and args.graphs else lambda net: net
+        self.asked_student, self.asked_teacher, self.asked_critic = map(asked, (student, self.teacher, self.critic))
         self.movement = movement
         if args.compile:
             for net in (student, self.teacher, self.critic):
@@ -126,10 +134,36 @@ class Distiller:
     def regressing(self) -> bool:
         return self.loop.seconds < 60 * self.args.regression_minutes
 
+    def run(self, draw: Callable[[bool], list[Exit]], evaluate: Callable[[], dict[str, float]], pictures: bool) -> None:
+        """Train until the time is over. ``draw(picture)`` is fresh work of the student's; ``pictures``: batches with
+        picture take turns with ``--speech-batches`` without."""
+
+        def step(iteration: int) -> dict[str, torch.Tensor]:
+            picture = pictures and iteration % (1 + self.args.speech_batches) == 0
+            values = self.step(lambda: draw(picture))
+            return {"loss": values.pop("loss"), **{k + ("_picture" if picture else ""): v for k, v in values.items()}}
+
+        if self.loop.device.type == "cuda":
+            self.warm(draw, [False] if not pictures else [True, False] if self.args.speech_batches else [True])
+        self.loop.run(step, evaluate, evaluate_seconds=60)
+
+    def warm(self, draw: Callable[[bool], list[Exit]], kinds: list[bool]) -> None:
+        """Let everything be compiled before the clock starts; nothing is learnt."""
+        began = time.monotonic()
+        scores = (self.critic_loss, self.matching, *([self.regression] if self.args.regression_minutes else []))
+        for picture in kinds * 2:                            # twice: not every draw has a past
+            for work in draw(picture):
+                for score in scores:
+                    score(work).backward()
+                for net in (self.student, self.critic):
+                    net.zero_grad(set_to_none=True)
+        torch.cuda.synchronize(self.loop.device)
+        print(f"compiled in {time.monotonic() - began:.0f} s", flush=True)
+
     def step(self, exits: Callable[[], list[Exit]]) -> dict[str, torch.Tensor]:
         """The critic's updates, then the student's loss. ``exits()`` is fresh work of the student's."""
         for group in self.optimizer.param_groups:            # the same schedule as the student's
-            group["lr"] = self.args.critic_lr * self.loop.optimizer.param_groups[0]["lr"] / self.args.lr
+            group["lr"] = self.args.critic_lr * self.loop.rate
         for _ in range(self.args.critic_ratio):
             critic = self.update_critic(exits())
         name, score = ("regression", self.regression) if self.regressing else ("matching", self.matching)
@@ -142,13 +176,15 @@ class Distiller:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), 1.0)
-        if torch.isfinite(norm):
+        if self.loop.device.type == "cuda":
+            step_if_finite(self.optimizer, norm)             # without waiting for the norm
+        elif torch.isfinite(norm):
             self.optimizer.step()
         return loss.detach()
 
     def critic_loss(self, work: Exit) -> torch.Tensor:
         with torch.no_grad(), self.loop.autocast():
-            clean = work.estimate(self.student)
+            clean = work.estimate(self.asked_student)
         clean = tuple(x.repeat_interleave(self.args.critic_draws, 0) for x in clean)
         noise = tuple(map(torch.randn_like, clean))
         t = score_times(len(clean[1]), self.args.shift, self.loop.device)
@@ -164,8 +200,8 @@ class Distiller:
         with self.loop.autocast():
             clean = work.estimate(self.student)
             real = lambda noisy, t: clean_estimate(
-                noisy, guided_velocity(self.teacher, work.given, noisy, t, self.args.guidance), t)
-            fake = lambda noisy, t: clean_estimate(noisy, velocity(self.critic, work.given, noisy, t), t)
+                noisy, guided_velocity(self.asked_teacher, work.given, noisy, t, self.args.guidance), t)
+            fake = lambda noisy, t: clean_estimate(noisy, velocity(self.asked_critic, work.given, noisy, t), t)
             return matching_loss(clean, real, fake, score_times(len(clean[1]), self.args.shift, self.loop.device),
                                  self.movement, picture=self.args.only == "picture")
 
@@ -173,7 +209,7 @@ class Distiller:
         """Square distance of the student's estimate to where the teacher's many steps lead from the same noise."""
         with self.loop.autocast():
             clean = work.estimate(self.student)
-            target = sample(self.teacher, work.given, work.noise, self.args.teacher_steps, self.args.guidance)
+            target = sample(self.asked_teacher, work.given, work.noise, self.args.teacher_steps, self.args.guidance)
         video, audio = ((x - y).square().mean() for x, y in zip(clean, target))
         sound = 0.0 if self.args.only == "picture" else AUDIO_WEIGHT * audio / self.teacher.dit.config.audio_variance
         return sound + (video if clean[0].shape[1] else 0.0)

@@ -13,6 +13,7 @@ import torch
 from streamchar_rt.denoiser.dit import Style, Window, windowed_velocity
 
 from .denoiser import Denoiser
+from .recorded import Recorded
 
 Pair = tuple[torch.Tensor, torch.Tensor]       # tokens of picture (B, Tv, 48) and sound (B, Ta, 160)
 
@@ -40,11 +41,32 @@ class Exit:
         return clean_estimate(self.noisy, velocity(student, self.given, self.noisy, self.t), self.t)
 
 
-def velocity(net: Denoiser, given: Given, noisy: Pair, t: torch.Tensor, told: torch.Tensor | None = None) -> Pair:
+class Asked:
+    """A network on a GPU that is asked for velocities without gradient: in place of the ``Denoiser`` in what follows."""
+
+    def __init__(self, net: Denoiser):
+        self.net, self._recorded = net, Recorded(self._velocity)
+
+    def _velocity(self, reference, sink_video, sink_audio, motion_video, motion_audio, features, voice, emotion, mode,
+                  video, audio, t, told) -> Pair:
+        pair = lambda *parts: None if parts[0] is None else parts
+        given = Given(reference, pair(sink_video, sink_audio), pair(motion_video, motion_audio), features,
+                      Style(voice, emotion, mode))
+        return velocity(self.net, given, (video, audio), t, told)
+
+    def velocity(self, given: Given, noisy: Pair, t: torch.Tensor, told: torch.Tensor | None) -> Pair:
+        nothing, style = (None, None), given.style
+        return self._recorded(given.reference, *(given.sink or nothing), *(given.motion or nothing), given.features,
+                              style.voice, style.emotion, style.mode, *noisy, t, told)
+
+
+def velocity(net: Denoiser | Asked, given: Given, noisy: Pair, t: torch.Tensor, told: torch.Tensor | None = None) -> Pair:
     """Velocities at flow times ``t`` (N * B,), float32; N noisy chunks in a row share a context.
 
     ``told``: (N * B, 1, 1), 0 where the condition is withheld.
     """
+    if isinstance(net, Asked):
+        return net.velocity(given, noisy, t, told)
     share = lambda x: x.repeat_interleave(len(t) // len(given.features), 0)
     features = share(given.features) if told is None else share(given.features) * told
     style = Style(share(given.style.voice), share(given.style.emotion), share(given.style.mode))
@@ -79,7 +101,7 @@ def guided_velocity(net: Denoiser, given: Given, noisy: Pair, t: torch.Tensor, g
     if guidance == 1.0:
         return velocity(net, given, noisy, t)
     twice = lambda x: x.repeat_interleave(2, 0)
-    told = torch.tensor([1.0, 0.0], device=t.device).repeat(len(t))[:, None, None]
+    told = (1 - torch.arange(2 * len(t), device=t.device) % 2).float()[:, None, None]         # 1, 0, 1, 0, ...
     both = velocity(net, given, (twice(noisy[0]), twice(noisy[1])), twice(t), told)
     return tuple(x[1::2] + guidance * (x[0::2] - x[1::2]) for x in both)
 

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from streamchar_rt.ops import PackedLinear
 
+from .device_updates import DeviceUpdates, GraphStep
 from .shipped import bundle_weights, is_bundle
 
 
@@ -50,8 +52,10 @@ class Loop:
         self.warmup, self.decay, self.save_seconds, self.floor = warmup, decay, save_seconds, floor
         self.beside = beside or {}
         self.iteration, self.seconds = 0, 0.0
+        self.rate = 1.0                                       # of the schedule, as a share of --lr
         self.history: list[dict] = []
         self.sums: dict[str, tuple[float, int]] = {}          # total and count of each value since the last report
+        self.pairs: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
         args.out.mkdir(parents=True, exist_ok=True)
         self.path = args.out / "checkpoint.pt"
         if args.init and not self.path.exists():
@@ -70,33 +74,40 @@ class Loop:
     def autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu" or PackedLinear.pays("bf16"))
 
-    def run(self, step: Callable[[int], dict[str, torch.Tensor]], evaluate: Callable[[], dict[str, float]] | None = None,
+    def run(self, step: GraphStep | Callable[[int], dict[str, torch.Tensor]],
+            evaluate: Callable[[], dict[str, float]] | None = None,
             *, report_seconds: float = 30.0, evaluate_seconds: float = 240.0) -> None:
-        """``step(iteration)`` returns losses; the one called ``loss`` is minimised."""
+        """``step(iteration)`` returns losses; the one called ``loss`` is minimised.
+
+        On a GPU a ``GraphStep`` is compiled and recorded before the clock starts.
+        """
+        self.model.train()
+        updates = DeviceUpdates(self) if self.device.type == "cuda" else None
+        with updates.on_stream() if updates else nullcontext():
+            if updates and isinstance(step, GraphStep):
+                updates.warm(step)
+            self._run(step, evaluate, updates, report_seconds, evaluate_seconds)
+        if updates:
+            memory = torch.cuda.max_memory_allocated(self.device), torch.cuda.max_memory_reserved(self.device)
+            print("peak memory: {:.1f} GiB in tensors, {:.1f} GiB in all".format(*(x / 2 ** 30 for x in memory)), flush=True)
+
+    def _run(self, step, evaluate, updates: DeviceUpdates | None, report_seconds: float, evaluate_seconds: float) -> None:
         last = time.monotonic()
         reported = saved = evaluated = self.seconds
-        self.model.train()
         while self.progress < 1.0:
-            rate = min(1.0, (self.iteration + 1) / self.warmup)
-            rate *= self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * self.progress))
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.args.lr * rate
-            losses = step(self.iteration)
-            self.optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            if torch.isfinite(norm):
-                self.optimizer.step()
-            self._average()
+            self.rate = min(1.0, (self.iteration + 1) / self.warmup)
+            self.rate *= self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * self.progress))
+            if updates:
+                updates(step, self.args.lr * self.rate, 1 - self._decay())
+            else:
+                self._update(step)
             self.iteration += 1
             now = time.monotonic()
             self.seconds += now - last
             last = now
-            for name, value in losses.items():
-                total, count = self.sums.get(name, (0.0, 0))
-                self.sums[name] = (total + float(value.detach()), count + 1)
             if self.seconds - reported >= report_seconds or self.progress >= 1.0:
-                row = {k: round(total / count, 5) for k, (total, count) in self.sums.items()}
+                row = updates.means() if updates else {k: total / count for k, (total, count) in self.sums.items()}
+                row = {k: round(v, 5) for k, v in row.items()}
                 if evaluate and (self.seconds - evaluated >= evaluate_seconds or self.progress >= 1.0):
                     evaluated = self.seconds
                     row.update(self._evaluate(evaluate))
@@ -107,11 +118,28 @@ class Loop:
                 saved = self.seconds
             last = time.monotonic() if self.seconds in (reported, saved) else last
 
+    def _update(self, step: Callable[[int], dict[str, torch.Tensor]]) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.args.lr * self.rate
+        losses = step(self.iteration)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self._average()
+        for name, value in losses.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + float(value.detach()), count + 1)
+
     def averaged(self) -> dict[str, torch.Tensor]:
         return self.ema
 
     def save(self) -> None:
-        state = {"model": self.model.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict(),
+        optimizer = self.optimizer.state_dict()
+        for group in optimizer["param_groups"]:              # a GPU's are tensors, recorded in its graphs
+            group.update(lr=float(group["lr"]), capturable=False)
+        state = {"model": self.model.state_dict(), "ema": self.ema, "optimizer": optimizer,
                  "iteration": self.iteration, "seconds": self.seconds, "history": self.history}
         if self.beside:
             state["beside"] = {name: other.state_dict() for name, other in self.beside.items()}
@@ -129,18 +157,29 @@ class Loop:
         self.iteration, self.seconds, self.history = state["iteration"], state["seconds"], state["history"]
         print(f"resumed at iteration {self.iteration}, {self.seconds / 60:.1f} min", flush=True)
 
+    def _decay(self) -> float:
+        return min(self.decay, (1 + self.iteration) / (20 + self.iteration))
+
+    def averaged_and_weights(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The averaged weights and the weights they follow, each the same tensors in every call."""
+        if self.pairs is None:
+            state = self.model.state_dict()
+            names = [k for k in state if state[k].is_floating_point()]
+            self.pairs = [self.ema[k] for k in names], [state[k] for k in names]
+        return self.pairs
+
     @torch.no_grad()
     def _average(self) -> None:
-        decay = min(self.decay, (1 + self.iteration) / (20 + self.iteration))
-        state = self.model.state_dict()
-        floating = [k for k in state if state[k].is_floating_point()]
-        torch._foreach_lerp_([self.ema[k] for k in floating], [state[k].float() for k in floating], 1 - decay)
+        averaged, weights = self.averaged_and_weights()
+        torch._foreach_lerp_(averaged, [x.float() for x in weights], 1 - self._decay())
 
     def _evaluate(self, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
         keep = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict({k: v.to(keep[k].dtype) for k, v in self.ema.items()})
         self.model.eval()
-        with torch.no_grad():
+        # A GPU takes less time for it than a compiler for shapes that only judging has.
+        plain = torch.compiler.set_stance("force_eager") if self.device.type == "cuda" else nullcontext()
+        with torch.no_grad(), plain:
             values = evaluate()
         self.model.load_state_dict(keep)
         self.model.train()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from streamchar_rt.denoiser.dit import DiTConfig, JointDiT, SegmentAttention, Style, Window
+from streamchar_rt.denoiser.layout import rotary_table
 from streamchar_rt.orchestrator.units import END, NUM_UNITS, PAD
 
 from .batches import StreamSampler
@@ -97,7 +98,8 @@ class Monolith(nn.Module):
         """As ``windowed_velocity``, with the text as one more segment; its batch is the context's."""
         dit, layout, device = self.dit, self.dit.config.layout, window.audio.device
         tokens = self.text(text)
-        segment = SegmentAttention(layout, torch.zeros(tokens.shape[1], 3, device=device), 0)
+        still = rotary_table(layout, torch.zeros(tokens.shape[1], 3))
+        segment = SegmentAttention(tuple(x.to(device) for x in still), 0)
         clean = dit.modulations(dit.vector(torch.ones(1, device=device), None))
         dit.run((tokens[:, :0], tokens), clean, segment)
         context = [segment]
@@ -108,7 +110,7 @@ class Monolith(nn.Module):
                 context.append(dit.context_pass(*dit.embed(*pair), distance))
         tokens = dit.embed(window.video, window.audio)
         vector = dit.vector(t, style)
-        attend = SegmentAttention(layout, dit.positions(tokens).to(device), tokens[0].shape[1], context=context)
+        attend = SegmentAttention(dit.rotation(tokens), tokens[0].shape[1], context)
         video, residual = dit.project(dit.run(tokens, dit.modulations(vector), attend), dit.final(vector))
         nothing = window.audio.new_zeros(*window.audio.shape[:2], dit.config.width)
         return video, dit.audio_velocity(residual, window.audio, nothing.to(residual.dtype), t)

@@ -32,11 +32,13 @@ from streamchar_rt.orchestrator.units import PAD
 from streamchar_rt.planner import PLANS, Plan
 
 from .batches import StreamSampler
-from .denoiser import Denoiser, audio_tokens
+from .denoiser import Denoiser, audio_tokens, data_on
+from .device_planner import DevicePlanner, DeviceTranscripts
 from .distill import draw_noise, evaluation, movement_of
 from .distribution_matching import Distiller, add_distillation_arguments, check_distillation_arguments
 from .few_step import Exit, Given, Pair, euler, velocity
 from .loop import load_weights
+from .on_device import upload
 from .scenes import Scenes
 from .streams import CHUNK, Streams
 
@@ -85,7 +87,7 @@ class Transcript:
 @dataclass
 class Start:
     """Streams about to be rolled out."""
-    transcripts: list[Transcript]
+    transcripts: Sequence[Transcript] | DeviceTranscripts
     visible: np.ndarray              # int64 (B, K): the last unit pushed before each chunk
     history: torch.Tensor            # (B, H, 80) normalised mel before the first chunk
     style: list[Style]               # of each chunk
@@ -112,14 +114,26 @@ class Planner:
         tokens = history.reshape(len(history), config.history_tokens, -1)
         return plans, self.net.encode(TranscriptWindow(*window), tokens, voice)
 
+    def transcripts(self, streams: Streams, rows: np.ndarray, past: int) -> Sequence[Transcript]:
+        """Before the chunks ``rows`` (B, 6)."""
+        return [Transcript(self.models, streams, row, past) for row in rows]
+
+    def see(self, transcripts: Sequence[Transcript], last: np.ndarray) -> None:
+        for transcript, unit in zip(transcripts, last):
+            transcript.see(int(unit))
+
+    def advance(self, transcripts: Sequence[Transcript], plans: Sequence[Plan]) -> None:
+        for transcript, plan in zip(transcripts, plans):
+            transcript.advance(plan, self.net.config.slots)
+
     def align(self, plans: Sequence[Plan], states, mel: torch.Tensor, t: float) -> torch.Tensor:
         """Alignment features (B, past + slots + lookahead, F) of the noisy chunks; the plans keep the alignments."""
-        logits, _ = self.net.align(states, mel, torch.tensor([t], device=self.device))
+        logits, _ = self.net.align(states, mel, torch.full((1,), t, device=self.device))
         return torch.cat([plan.follow(each) for plan, each in zip(plans, logits.cpu())]).to(self.device)
 
 
 @torch.no_grad()
-def roll_out(student: Denoiser, planner: Planner, start: Start, noises: Sequence[Pair], steps: int,
+def roll_out(student: Denoiser, planner: Planner | DevicePlanner, start: Start, noises: Sequence[Pair], steps: int,
              stops: Sequence[int | None], autocast) -> tuple[list[Exit], list[Pair]]:
     """Generate a chunk for every noise, each from the ones before.
 
@@ -130,8 +144,7 @@ def roll_out(student: Denoiser, planner: Planner, start: Start, noises: Sequence
     motion, sink, history = start.motion, start.sink, start.history
     exits, chunks = [], []
     for k, (noise, stop) in enumerate(zip(noises, stops)):
-        for transcript, last in zip(start.transcripts, start.visible[:, k]):
-            transcript.see(int(last))
+        planner.see(start.transcripts, start.visible[:, k])
         style = start.style[k]
         plans, states = planner.read(start.transcripts, history, style.voice)
         x = noise
@@ -146,8 +159,7 @@ def roll_out(student: Denoiser, planner: Planner, start: Start, noises: Sequence
                 x = euler(x, velocity(student, given, x, t), steps)
         mel = x[1].reshape(len(history), config.slots, config.mel_bins)
         history = torch.cat([history, mel], 1)[:, -history.shape[1]:]
-        for transcript, plan in zip(start.transcripts, plans):
-            transcript.advance(plan, config.slots)
+        planner.advance(start.transcripts, plans)
         motion = x
         if sink is None and k == 0 and start.motion is None and start.video_tokens:
             sink = x
@@ -158,7 +170,7 @@ def roll_out(student: Denoiser, planner: Planner, start: Start, noises: Sequence
 class Starts:
     """Random places of the data from which several chunks follow."""
 
-    def __init__(self, sampler: StreamSampler, scenes: Scenes | None, planner: Planner, student: Denoiser,
+    def __init__(self, sampler: StreamSampler, scenes: Scenes | None, planner: Planner | DevicePlanner, student: Denoiser,
                  device: torch.device):
         self.sampler, self.scenes, self.planner, self.device = sampler, scenes, planner, device
         self.config, self.past = student.dit.config, student.condition.config.past
@@ -169,7 +181,7 @@ class Starts:
         rng = self.sampler.rng
         fresh = rng.random() < self.fresh_share
         mel = lambda rows, begin, length: self.sampler.mel(rows, begin, length).to(self.device)
-        tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(self.device)
+        tensor = lambda a: upload(np.ascontiguousarray(a, np.int64), self.device)
         reference = sink = motion = None
         if picture:
             at = self.scenes.runs(count, length, rng)
@@ -178,9 +190,7 @@ class Starts:
             emotion, mode = self.scenes.emotion[at], self.scenes.mode[at]
             before = patchify(scene.motion).to(self.device)
             if not fresh:
-                sink_rows = rows[:, 0].copy()
-                sink_rows[:, 0] = scene.sink_rows
-                sink = patchify(scene.sink).to(self.device), audio_tokens(mel(sink_rows, 0, CHUNK))
+                sink = patchify(scene.sink).to(self.device), audio_tokens(mel(scene.sink_rows[:, None], 0, CHUNK))
         else:
             rows, video_tokens = self.sampler.runs(count, length), 0
             emotion, mode = np.full((count, length), self.config.emotions), np.full((count, length), self.config.modes)
@@ -189,7 +199,7 @@ class Starts:
         if not fresh:
             motion = before, audio_tokens(mel(first, -CHUNK, CHUNK))
         styles = [Style(tensor(first[:, 1]), tensor(emotion[:, k]), tensor(mode[:, k])) for k in range(length)]
-        transcripts = [Transcript(self.planner.models, self.sampler.streams, row, self.past) for row in first]
+        transcripts = self.planner.transcripts(self.sampler.streams, first, self.past)
         return Start(transcripts, rows[:, :, 3], mel(first, -history, history), styles, reference, sink, motion,
                      video_tokens)
 
@@ -200,41 +210,36 @@ def choose_stops(length: int, graded: int, steps: int, rng: np.random.Generator)
     return [int(rng.integers(steps)) if k in chosen else None for k in range(max(chosen) + 1)]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_distillation_arguments(parser, minutes=30, lr=2e-5, batch=16)
     parser.add_argument("--orchestrator", type=Path, required=True, help="folder of tools.train.orchestrator")
     parser.add_argument("--chunks", type=int, default=4, help="of a rollout")
     parser.add_argument("--graded", type=int, default=2, help="chunks of a rollout that the loss falls on")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     check_distillation_arguments(parser, args)
     scenes = Scenes.load(args.scenes) if args.scenes else None
     distiller = Distiller(args, movement=movement_of(scenes, torch.device(args.device)))
     loop, student = distiller.loop, distiller.student
     orchestrator = Orchestrator()
     orchestrator.load_state_dict(load_weights(args.orchestrator))
-    planner = Planner(orchestrator, loop.device)
     streams = Streams.load(args.streams)
-    sampler = StreamSampler(streams, seed=args.seed + loop.iteration)
+    samplers, scenes = data_on(loop.device, streams, scenes)
+    sampler = samplers(seed=args.seed + loop.iteration)
+    planner = Planner(orchestrator, loop.device) if loop.device.type == "cpu" else DevicePlanner(orchestrator, sampler.data)
     starts = Starts(sampler, scenes, planner, student, loop.device)
     config = student.dit.config
 
-    def step(iteration: int) -> dict[str, torch.Tensor]:
-        picture = scenes is not None and iteration % (1 + args.speech_batches) == 0
+    def draw(picture: bool) -> list[Exit]:
         count = args.scene_batch if picture else args.batch
+        start = starts.sample(count, args.chunks, picture)
+        stops = choose_stops(args.chunks, args.graded, args.steps, sampler.rng)
+        like = (torch.zeros(count, start.video_tokens, config.video_features, device=loop.device),
+                torch.zeros(count, config.layout.audio_tokens, config.audio_features, device=loop.device))
+        noises = [draw_noise(like) for _ in stops]
+        return roll_out(distiller.asked_student, planner, start, noises, args.steps, stops, loop.autocast())[0]
 
-        def exits() -> list[Exit]:
-            start = starts.sample(count, args.chunks, picture)
-            stops = choose_stops(args.chunks, args.graded, args.steps, sampler.rng)
-            like = (torch.zeros(count, start.video_tokens, config.video_features, device=loop.device),
-                    torch.zeros(count, config.layout.audio_tokens, config.audio_features, device=loop.device))
-            noises = [draw_noise(like) for _ in stops]
-            return roll_out(student, planner, start, noises, args.steps, stops, loop.autocast())[0]
-
-        values = distiller.step(exits)
-        return {"loss": values.pop("loss"), **{k + ("_picture" if picture else ""): v for k, v in values.items()}}
-
-    loop.run(step, evaluation(distiller, streams), evaluate_seconds=60)
+    distiller.run(draw, evaluation(distiller, streams), scenes is not None)
 
 
 if __name__ == "__main__":

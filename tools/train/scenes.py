@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +79,21 @@ class Scenes:
         grid = change.reshape(len(change) // patch, patch, -1, patch).mean((1, 3))
         return (grid / grid.mean()).astype(np.float32)
 
+    def split(self, held: int) -> tuple["Scenes", "Scenes"]:
+        """The same scenes, drawing from all streams but the last ``held``, and from those alone."""
+        streams = self.rows[self.usable, 4]
+        kept = np.isin(streams, np.unique(streams)[-held:])
+        learned, judged = copy(self), copy(self)
+        learned.usable, judged.usable = self.usable[~kept], self.usable[kept]
+        return learned, judged
+
+    def choose(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Random places (count,), and those of their sinks."""
+        at = self.usable[rng.integers(0, len(self.usable), count)]
+        return at, self.sinks(at, rng)
+
     def sample(self, count: int, rng: np.random.Generator) -> SceneBatch:
-        return self.take(self.usable[rng.integers(0, len(self.usable), count)], rng)
+        return self.gather(*self.choose(count, rng))
 
     def runs(self, count: int, length: int, rng: np.random.Generator) -> np.ndarray:
         """Places (count, length) of chunks of a scene that follow each other and have one before them."""
@@ -89,9 +103,16 @@ class Scenes:
             raise ValueError(f"no scene has {length} chunks after its first")
         return rng.choice(first, count)[:, None] + np.arange(length)
 
+    def sinks(self, at: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """For the chunk at each place one of its scene's first."""
+        return self.first[at] + rng.integers(0, np.maximum(1, np.minimum(4, at - self.first[at])))
+
     def take(self, at: np.ndarray, rng: np.random.Generator) -> SceneBatch:
         """The chunks at places ``at`` (B,), each with one of its scene's first as the sink."""
-        sink = self.first[at] + rng.integers(0, np.maximum(1, np.minimum(4, at - self.first[at])))
+        return self.gather(at, self.sinks(at, rng))
+
+    def gather(self, at: np.ndarray, sink: np.ndarray) -> SceneBatch:
+        """The chunks at places ``at`` (B,) with those at ``sink`` (B,) as sinks."""
         tensor = lambda a: torch.from_numpy(a.astype(np.int64))
         return SceneBatch(self.rows[at], self.normalize(self.video[at]), self.normalize(self.video[at - 1]),
                           self.normalize(self.video[sink]), self.rows[sink, 0], torch.from_numpy(self.reference[at].astype(np.float32)),

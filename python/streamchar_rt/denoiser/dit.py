@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Protocol, Sequence
 
 import torch
@@ -207,14 +208,18 @@ class JointDiT(nn.Module):
 
     def positions(self, tokens: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Local positions (T, 3) of a segment with these tokens."""
-        layout = self.config.layout
-        return torch.cat([layout.video_positions(tokens[0].shape[1] // layout.places),
-                          layout.audio_positions()[: tokens[1].shape[1]]])
+        return _positions(self.config.layout, tokens[0].shape[1], tokens[1].shape[1])
+
+    def rotation(self, tokens: tuple[torch.Tensor, torch.Tensor], distance: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin (T, head_dim / 2) of a segment with these tokens, seen from ``distance`` frames later."""
+        device = tokens[1].device
+        if device.type == "cpu":
+            return rotary_table(self.config.layout, self.positions(tokens) - torch.tensor([distance, 0.0, 0.0]))
+        return _rotation_there(self.config.layout, tokens[0].shape[1], tokens[1].shape[1], distance, device)
 
     def context_pass(self, video: torch.Tensor, audio: torch.Tensor, distance: float) -> "SegmentAttention":
         """Keys and values of a clean segment, every layer, seen from ``distance`` frames later."""
-        attend = SegmentAttention(self.config.layout, self.positions((video, audio)).to(video.device),
-                                  video.shape[1], distance)
+        attend = SegmentAttention(self.rotation((video, audio), distance), video.shape[1])
         clean = self.vector(torch.ones(1, device=video.device), None)
         self.run((video, audio), self.modulations(clean), attend)
         return attend
@@ -268,6 +273,19 @@ class JointDiT(nn.Module):
         return velocity - (halves * (1 - keep.reshape(*halves.shape[:3], 1))).flatten(2) / rest
 
 
+def _positions(layout: Layout, video: int, audio: int) -> torch.Tensor:
+    return torch.cat([layout.video_positions(video // layout.places), layout.audio_positions()[:audio]])
+
+
+@lru_cache(maxsize=64)
+def _rotation_there(layout: Layout, video: int, audio: int, distance: float,
+                    device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """``JointDiT.rotation`` on a GPU, copied there once: a copy from ordinary memory waits for all that is under way."""
+    with torch.inference_mode(False):                 # what is kept may be asked for a gradient later
+        table = rotary_table(layout, _positions(layout, video, audio) - torch.tensor([distance, 0.0, 0.0]))
+        return tuple(x.to(device) for x in table)
+
+
 def run_blocks(blocks: Iterable[Callable], tokens: tuple[torch.Tensor, torch.Tensor], modulation: torch.Tensor,
                attend: Attention) -> tuple[torch.Tensor, torch.Tensor]:
     """``Block``s one after the other, or what stands for them."""
@@ -292,10 +310,10 @@ class SegmentAttention:
 
     prepare = staticmethod(normalize_and_rotate)      # training replaces it by a compiled one
 
-    def __init__(self, layout: Layout, positions: torch.Tensor, video_tokens: int, distance: float = 0.0,
+    def __init__(self, rotation: tuple[torch.Tensor, torch.Tensor], video_tokens: int,
                  context: Sequence["SegmentAttention"] = ()):
-        shift = torch.tensor([distance, 0.0, 0.0])
-        self.cos, self.sin = (x.to(positions.device) for x in rotary_table(layout, positions.cpu() - shift))
+        """``rotation``: as ``JointDiT.rotation`` gives it."""
+        self.cos, self.sin = rotation
         self.video_tokens = video_tokens
         self.context = context
         self.keys: list[torch.Tensor] = []
@@ -346,7 +364,6 @@ def windowed_velocity(dit: JointDiT, window: Window, t: torch.Tensor, style: Sty
     the current chunk, (B, 256, 48) and (B, 16, 160).
     """
     layout = dit.config.layout
-    device = window.audio.device
     context = []
     if window.reference is not None:
         context.append(dit.context_pass(*dit.embed_reference(window.reference), layout.reference_distance))
@@ -355,6 +372,6 @@ def windowed_velocity(dit: JointDiT, window: Window, t: torch.Tensor, style: Sty
             context.append(dit.context_pass(*dit.embed(*pair), distance))
     tokens = dit.embed(window.video, window.audio, condition_video, condition_audio)
     vector = dit.vector(t, style)
-    attend = SegmentAttention(layout, dit.positions(tokens).to(device), tokens[0].shape[1], context=context)
+    attend = SegmentAttention(dit.rotation(tokens), tokens[0].shape[1], context)
     video, residual = dit.project(dit.run(tokens, dit.modulations(vector), attend), dit.final(vector))
     return video, dit.audio_velocity(residual, window.audio, condition_audio, t)
