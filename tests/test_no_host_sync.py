@@ -6,7 +6,9 @@ torch's fake tensors know their device, here "cuda:0", and their shape, but have
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from torch.utils._pytree import tree_flatten
 
 from streamchar_rt import allocation, resident, scales
 from streamchar_rt.codecs import video
+from streamchar_rt.ops import _native, functional, linear, modulation
 from streamchar_rt.pipeline import RawChunk, StreamState, Style, encode_character, generate_chunk
 from streamchar_rt.resident import Placement
 
@@ -175,6 +178,46 @@ def test_no_stage_fetches_a_number_from_the_host(pretended):
         with HostTensors() as met:
             generate_chunk(models, state, Style(1, 2, 2), steps=1)
     assert met.files == {"pipeline.py", "noise.py", "resident.py"}      # style, noise, ``to_device``
+
+
+class NativeCalls:
+    """Stands for the native module of a build with CUDA: counts its calls, and answers sizes."""
+
+    cuda_max_append_heads = cuda_max_streams = cuda_max_listed_segments = cuda_max_segments = cuda_max_groups = 64
+    cuda_max_groups_per_row, cuda_architectures, cutlass = 4096, "90a", True
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+
+    def __getattr__(self, name):
+        return lambda *_: self.calls.update([name])
+
+
+class Addresses(PlainOps):
+    """Fake tensors have no address: one that fits any alignment they have in their storage."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.data_ptr:
+            return 4096 + args[0].storage_offset() * args[0].element_size()
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def test_native_kernels_are_given_what_lies_on_the_device(pretended, monkeypatch):
+    """Their wrappers' checks of shapes, types and devices, for both layers' calls of three chunks."""
+    mode, models, state = pretended
+    module = NativeCalls()
+    for user in (_native, functional, linear, modulation):
+        monkeypatch.setattr(user, "native", module)
+    monkeypatch.setattr(_native, "_gpu_serves", lambda: True)
+    monkeypatch.setattr(_native, "_shared_workspace", lambda *_: torch.empty(16, dtype=torch.uint8, device=GPU))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    models.denoiser.native = True
+    with mode, Addresses():
+        for _ in range(3):
+            generate_chunk(models, state, Style(1, 2, 2), steps=1)
+    passes = 3 * 2 * models.denoiser.dit.config.depth        # a step and a chunk's rows, in every layer
+    assert module.calls == {"cuda_segment_attention": passes, "cuda_kv_append": passes,
+                            "cuda_adaln_modulate": 4 * passes, "cuda_fused_linear": 8 * passes}
 
 
 def test_the_pretence_notices_what_is_wrong(pretended, monkeypatch):

@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_WARM_UPS = 2       # what libraries and caches set up on first use cannot be captured
-
 
 @dataclass(frozen=True)
 class _Captured:
@@ -65,22 +63,28 @@ class Graphs:
     def _record(
         self, function: Callable[..., Any], own: tuple[Tensor, ...]
     ) -> tuple[Callable[[], Any], tuple[Tensor, ...], Any]:
-        """What replays the function, its inputs and its outputs."""
+        """What replays the function, its inputs and its outputs. It runs twice before it is captured: what libraries
+        and caches set up on first use cannot be."""
         if self._stream is None:
             # One for all: libraries keep a workspace for every stream, and a pool its memory.
             self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
         self._stream.wait_stream(torch.cuda.current_stream())
         with _convolutions_by_trial(self._tune):
             with torch.cuda.stream(self._stream):
-                for _ in range(_WARM_UPS):
-                    shapes = [(x.shape, x.dtype) for x in function(*own)]
-            torch.cuda.current_stream().wait_stream(self._stream)
+                shapes = [(x.shape, x.dtype) for x in function(*own)]
             outputs = tuple(torch.empty(shape, dtype=dtype, device=own[0].device) for shape, dtype in shapes)
+            with torch.cuda.stream(self._stream):      # once more, with the copies: a new kernel cannot be captured
+                _copy(function(*own), outputs)
+            torch.cuda.current_stream().wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-                for output, made in zip(outputs, function(*own), strict=True):
-                    output.copy_(made)
+                _copy(function(*own), outputs)
         return graph.replay, own, outputs
+
+
+def _copy(made: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    for output, result in zip(outputs, made, strict=True):
+        output.copy_(result)
 
 
 @contextmanager

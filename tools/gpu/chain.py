@@ -293,12 +293,17 @@ def agreement(truth: list[RawChunk], made: list[RawChunk]) -> dict[str, float]:
 
 
 def try_engine(out: Path, device: str) -> bool:
-    """What applications do: text in, chunks out, twice the same; or the refusal in its own words."""
+    """What applications do: text in, chunks out, twice the same; or the refusal in its own words. With graphs, and
+    where that fails with plain calls."""
+    return _engine(out, device, True) or _engine(out, device, False)
+
+
+def _engine(out: Path, device: str, graphs: bool) -> bool:
     from streamchar_rt import Engine
 
     text = "This is a test of a session on a graphics processor."
     try:
-        with Engine.load("mini", device=device) as engine:
+        with Engine.load("mini", device=device, cuda_graphs=graphs) as engine:
             engine.warmup()
             turns = [_turn(engine, text) for _ in range(2)]
             factors = [chunk.timings.real_time_factor for turn in turns for chunk in turn]
@@ -306,8 +311,8 @@ def try_engine(out: Path, device: str) -> bool:
                    "repeats": same_bytes(*turns)}
     except Exception as error:
         row = {"supported": False, "detail": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-    report.add(out, {"kind": "engine", "device_asked": device, **row})
-    print(row.get("traceback", ""), f"engine on {device}: {row}", flush=True)
+    report.add(out, {"kind": "engine", "device_asked": device, "graphs": graphs, **row})
+    print(row.get("traceback", ""), f"engine on {device}, graphs={graphs}: {row}", flush=True)
     return row["supported"]
 
 
