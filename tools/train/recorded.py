@@ -1,7 +1,8 @@
 """A denoiser that is only asked, recorded as CUDA graphs: at batches of a few dozen the host would be what takes time."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -14,16 +15,25 @@ class Recorded:
     What the function reads beside its arguments, as a network's weights, may change in place.
     """
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[..., Sequence[torch.Tensor]]):
         self.function = function
         self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, list[torch.Tensor | None], tuple[torch.Tensor, ...]]] = {}
         self.stream = self.pool = None
+        self.plain = False
 
     @torch.no_grad()
     def __call__(self, *arguments: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         kind = tuple(None if x is None else (x.shape, x.dtype) for x in arguments)
+        if self.plain:
+            return self.function(*arguments)
         if kind not in self.graphs:
-            self.graphs[kind] = self._record(arguments)
+            try:
+                self.graphs[kind] = self._record(arguments)
+            except RuntimeError:                             # slower, but a result
+                traceback.print_exc()
+                print("networks cannot be recorded here; going on without", flush=True)
+                self.plain = True
+                return self.function(*arguments)
         graph, inputs, results = self.graphs[kind]
         for there, x in zip(inputs, arguments):
             if x is not None:

@@ -1,7 +1,7 @@
 """A short run of each of the denoiser's trainings on made-up data: does it run here, how fast, with how much memory?
 
     python -m tools.train.smoke                                  # denoiser, distill and rollout, one after the other
-    python -m tools.train.smoke --parts denoiser --seconds 10 --scene-batch 128 --draws 4 --batch 2048
+    python -m tools.train.smoke --parts denoiser --seconds 10 --scene-batch 256 --draws 3
 
 The data and the first weights are random, so the losses say nothing; shapes and sizes are the shipped model's. Each part
 runs in a process of its own; compiling comes before its seconds begin.
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seconds", type=float, default=6.0, help="of training of each part")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--scene-batch", type=int, default=64)
+    parser.add_argument("--scene-batch", type=int, default=128)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--critic-ratio", type=int, default=3)
