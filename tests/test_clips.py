@@ -49,3 +49,21 @@ def test_store_holds_what_was_drawn(drawn, monkeypatch):
 def test_no_clips_names_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError, match="tools.train.clips"):
         ClipStore(tmp_path, "cpu")
+
+
+def test_closed_eyes_and_open_mouths_count_more():
+    from tools.studio.pose import COLUMN
+    from tools.train.pictures import EYES_WEIGHT, MOUTH_WEIGHT
+    from tools.train.video_codec import attention
+
+    weight = torch.tensor([1.0, EYES_WEIGHT, MOUTH_WEIGHT]).expand(2, 3, 1, 3)          # (B, T, H, W)
+    poses = torch.zeros(2, 3, len(COLUMN))
+    poses[0, 1, COLUMN["blink_r"]] = 0.5
+    poses[1, 2, COLUMN["mouth_open"]] = 1.0
+    found = attention(weight, poses, face=2.0, active=3.0)
+    assert found.shape == (2, 3, 1, 1, 3)
+    wanted = torch.tensor([1.0, 2 * EYES_WEIGHT, 2 * MOUTH_WEIGHT]).expand(2, 3, 1, 1, 3).clone()
+    wanted[0, 1, ..., 1] *= 1 + 3 * 0.5
+    wanted[1, 2, ..., 2] *= 1 + 3 * 1.0
+    assert torch.allclose(found, wanted)
+    assert torch.equal(attention(weight, poses, 1.0, 0.0)[:, :, 0], weight)

@@ -15,6 +15,7 @@ from tools.studio.pose import COLUMN, POSE_FIELDS, POSE_RANGES, REST, clamp
 
 FIRST_TRAIN_IDENTITY = 10_000          # below: the shipped cast and the held-out identities
 HELD_OUT = range(5_000, 6_000)
+MOUTH_WEIGHT, EYES_WEIGHT = 6.0, 3.5   # of the loss, where all else has 1
 FLOW_CELL = 4                          # pixels
 FLOW_SHARE = 4                         # one frame in so many has its true flow: it costs as much as the frame
 FLOW_MARGIN = 3                        # cells about the drawing that are to move with its edge
@@ -71,7 +72,7 @@ def attention_map(renderer: Renderer, pose: np.ndarray) -> np.ndarray:
     """Loss weights, float32 (H, W): eyes and mouth count more than the rest."""
     weight = np.ones((renderer.size, renderer.size), np.float32)
     for name, (x0, y0, x1, y1) in renderer.boxes(pose).items():
-        weight[int(y0): int(y1) + 1, int(x0): int(x1) + 1] = 6.0 if name == "mouth" else 3.5
+        weight[int(y0): int(y1) + 1, int(x0): int(x1) + 1] = MOUTH_WEIGHT if name == "mouth" else EYES_WEIGHT
     return weight
 
 

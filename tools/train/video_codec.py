@@ -23,11 +23,12 @@ from torch import nn
 
 from streamchar_rt.codecs.video import FRAMES, ReferenceEncoder, VideoCodecConfig, VideoDecoder, VideoEncoder
 
-from tools.studio.pose import POSE_FIELDS
+from tools.studio.pose import COLUMN, POSE_FIELDS
 
 from .clips import ClipStore
 from .loop import Loop, add_arguments
-from .pictures import HELD_OUT, clip, displaced, loader, performed_track, random_track, to_float
+from .pictures import (BLINK, EYES_WEIGHT, HELD_OUT, MOUTH_WEIGHT, clip, displaced, loader, performed_track, random_track,
+                       to_float)
 
 LATENTS = 2          # a training clip
 
@@ -101,6 +102,16 @@ def alpha_iou(y: torch.Tensor, x: torch.Tensor) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
+def attention(weight: torch.Tensor, poses: torch.Tensor, face: float, active: float) -> torch.Tensor:
+    """Loss weights (B, T, 1, H, W) from ``pictures.attention_map``'s (B, T, H, W) and the poses (B, T, P): the ``face``'s
+    eyes and mouth count so many times more, and the more they are closed or open, the more again, by up to ``active``
+    times: most frames have open eyes, and a decoder learns those."""
+    closed = poses[..., BLINK].amax(-1)[..., None, None]
+    opened = poses[..., COLUMN["mouth_open"]][..., None, None]
+    weight = torch.where(weight == EYES_WEIGHT, face * weight * (1 + active * closed), weight)
+    return torch.where(weight == MOUTH_WEIGHT, face * weight * (1 + active * opened), weight)[:, :, None]
+
+
 def held_out_clips(count: int, frames: int = LATENTS * FRAMES, seed: int = 1) -> dict[str, torch.Tensor]:
     rng = np.random.default_rng(seed)
     tracks = [(random_track, performed_track)[i % 2](rng, frames) for i in range(count)]
@@ -136,6 +147,8 @@ def main() -> None:
                         help="leave the reference encoder as it is, too: for a denoiser that has learnt its features")
     parser.add_argument("--eyes", type=float, default=0.0, help="share of clips in which they blink and look about more")
     parser.add_argument("--face-weight", type=float, default=1.0, help="how many times more eyes and mouth count")
+    parser.add_argument("--active-weight", type=float, default=0.0,
+                        help="how many times more again closed eyes and an open mouth count")
     parser.add_argument("--performed", type=float, default=0.4, help="share of clips from performances, not random poses")
     parser.add_argument("--pose", type=float, default=0.5, help="weight of reading the pose from the latents")
     parser.add_argument("--flow", type=float, default=0.2, help="weight of the flow's mean error in pixels")
@@ -160,8 +173,8 @@ def main() -> None:
     def step(_: int) -> dict[str, torch.Tensor]:
         batch = next(batches)
         x, picture = to_float(batch["frames"]).to(loop.device), to_float(batch["reference"]).to(loop.device)
-        weight, poses = batch["weight"].float()[:, :, None].to(loop.device), batch["pose"].to(loop.device)
-        weight = torch.where(weight > 1, args.face_weight * weight, weight)
+        poses = batch["pose"].to(loop.device)
+        weight = attention(batch["weight"].float().to(loop.device), poses, args.face_weight, args.active_weight)
         seen, seen_poses = to_float(batch["seen_frames"]).to(loop.device), batch["seen_pose"].to(loop.device)
         with loop.autocast():
             y, warped, flow, z = codec(seen, seen_poses, picture, args.noise, moved=poses)
