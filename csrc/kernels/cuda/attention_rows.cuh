@@ -48,15 +48,21 @@ struct AttentionRows {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int token = first_token + lane / 4 + 8 * r;
-      if (token >= stream.tokens) continue;
       const float inverse = denominator[r] > 0.0f ? 1.0f / denominator[r] : 0.0f;
       const int64_t row = int64_t{token} * stream.heads + head;
-      auto* out = static_cast<uint32_t*>(stream.out) + row * (kDim / 2) + (lane & 3);
+      auto* out = static_cast<uint4*>(stream.out) + row * (kDim / 8) + (lane & 3);
 #pragma unroll
-      for (int n = 0; n < kDim / 8; ++n) {
-        out[n * 4] = pack_bf16(sum[4 * n + 2 * r] * inverse, sum[4 * n + 2 * r + 1] * inverse);
+      for (int n = 0; n < kDim / 8; n += 4) {
+        uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int e = 4 * (n + i) + 2 * r;
+          words[i] = pack_bf16(sum[e] * inverse, sum[e + 1] * inverse);
+        }
+        exchange(words, lane);
+        if (token < stream.tokens) out[n] = make_uint4(words[0], words[1], words[2], words[3]);
       }
-      if (stream.lse && (lane & 3) == 0) {
+      if (token < stream.tokens && stream.lse && (lane & 3) == 0) {
         stream.lse[row] = denominator[r] > 0.0f ? (maximum[r] * scale + log2f(denominator[r])) / kLog2E : -INFINITY;
       }
     }
@@ -109,6 +115,20 @@ struct AttentionRows {
   }
 
  private:
+  // Word i of lane j of four becomes word j of lane i: 16 bytes of eight channels in a row.
+  __device__ __forceinline__ static void exchange(uint32_t (&words)[4], int lane) {
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) {
+      const bool upper = lane & step;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (i & step) continue;
+        const uint32_t theirs = __shfl_xor_sync(~0u, upper ? words[i] : words[i + step], step);
+        (upper ? words[i] : words[i + step]) = theirs;
+      }
+    }
+  }
+
   __device__ __forceinline__ void write(float* slot, int lane) const {
     auto* to = reinterpret_cast<float4*>(slot) + lane;
 #pragma unroll

@@ -28,7 +28,7 @@ enum Way : int { kPlain = 0, kTurns = 1, kLazy = 2, kPairs = 4, kAhead = 8, kSwi
 template <int kDim, bool kNarrow, int kWay>
 struct Shape {
   static constexpr bool kQueriesAhead = (kWay & kAhead) != 0;
-  static constexpr int kGroups = kDim == 128 || kNarrow ? 2 : 3;  // consumer warpgroups
+  static constexpr int kGroups = kDim == 128 || kNarrow || kQueriesAhead ? 2 : 3;  // consumer warpgroups
   static constexpr int kQueryStages = kQueriesAhead ? 2 : 1;
   static constexpr int kKeyStages = kDim == 128 && !kQueriesAhead ? 2 : 3;
   static constexpr int kValueStages = kDim == 128 ? 2 : 3;
@@ -58,9 +58,9 @@ template <int kDim, bool kNarrow, int kWay>
 struct Registers {
   // One thread that issues copies needs few, a warpgroup that converts or makes queries more.
   static constexpr int kProducer =
-      kNarrow ? 88 : kWay & kAhead ? (kDim == 64 ? 56 : 72) : kDim == 64 ? 32 : kWay & kPairs ? 40 : 24;
+      kNarrow ? 88 : kWay & kAhead ? 72 : kDim == 64 ? 32 : kWay & kPairs ? 40 : 24;
   static constexpr int kConsumer =
-      kNarrow ? 208 : kWay & kAhead ? (kDim == 64 ? 152 : 216) : kDim == 64 ? 160 : kWay & kPairs ? 232 : 240;
+      kNarrow ? 208 : kWay & kAhead ? 216 : kDim == 64 ? 160 : kWay & kPairs ? 232 : 240;
   // What the block starts with is all there is to share out: asking for more would wait for ever.
   using S = Shape<kDim, kNarrow, kWay>;
   static_assert(128 * (kProducer + S::kGroups * kConsumer) <= 65536 / S::kThreads / 8 * 8 * S::kThreads);

@@ -93,25 +93,31 @@ struct Consumer {
 
   // From here on `query` is the tile of a segment's queries. Returns what the sums so far are to be multiplied by.
   __device__ __forceinline__ float enter(const Segment& segment) {
-    if constexpr (!S::kQueriesAhead) {
-      return make_queries(segment);
-    } else if (has_queries) {
+    if constexpr (S::kQueriesAhead) {
       release(barriers().query_empty(query.stage));   // its products have been waited for
       query.advance();
       barrier_wait(barriers().query_full(query.stage), query.parity);
       return 1.0f;
     } else {
-      has_queries = true;
-      constexpr int kBatch = 8;
-#pragma unroll 1
-      for (int r = 0; r < 16; r += kBatch) {
-        make_query_rows<kDim, kBatch>(*stream, segment, head, first_row, thread / 32 * 16 + r,
-                                      memory + group * S::kGroupTile, lane());
-      }
-      publish_shared();
-      group_sync(1 + group);
-      return 1.0f;
+      return make_queries(segment);
     }
+  }
+
+  // The same at a part's begin. Nobody has made the very first ones ahead.
+  __device__ __forceinline__ void enter_part(const Segment& segment) {
+    if (!S::kQueriesAhead || has_queries) {
+      enter(segment);
+      return;
+    }
+    has_queries = true;
+    constexpr int kBatch = 8;
+#pragma unroll 1
+    for (int r = 0; r < 16; r += kBatch) {
+      make_query_rows<kDim, kBatch>(*stream, segment, head, first_row, thread / 32 * 16 + r,
+                                    memory + group * S::kGroupTile, lane());
+    }
+    publish_shared();
+    group_sync(1 + group);
   }
 
   // The queries of a segment, into the warpgroup's tile. All of this warp's products must be done. Returns what the
@@ -153,13 +159,14 @@ struct Consumer {
 
   __device__ __forceinline__ void await_keys() const { barrier_wait(barriers().key_full(key.stage), key.parity); }
   __device__ __forceinline__ void start_logits() {
-    const uint32_t queries = shared + query.stage * S::kQueryTile + group * S::kGroupTile, keys = shared + S::kKeyTiles + key.stage * S::kTile;
+    const uint64_t queries = hopper::row_operand(shared + query.stage * S::kQueryTile + group * S::kGroupTile);
+    const uint64_t keys = hopper::row_operand(shared + S::kKeyTiles + key.stage * S::kTile);
     pin(logits);
     multiply_begin();
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k) {
-      multiply_rows<kNarrow>(logits, hopper::row_operand(queries + hopper::row_operand_step(64, k)),
-                             hopper::row_operand(keys + hopper::row_operand_step(kKeys, k)), k != 0);
+      multiply_rows<kNarrow>(logits, hopper::further(queries, hopper::row_operand_step(64, k)),
+                             hopper::further(keys, hopper::row_operand_step(kKeys, k)), k != 0);
     }
     multiply_commit();
   }
@@ -175,14 +182,13 @@ struct Consumer {
   }
 
   __device__ __forceinline__ void start_values() {
-    const uint32_t values = shared + S::kValueTiles + value.stage * S::kTile;
+    const uint64_t values = hopper::column_operand(shared + S::kValueTiles + value.stage * S::kTile, kKeys);
     barrier_wait(barriers().value_full(value.stage), value.parity);
     pin(rows.sum);
     multiply_begin();
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
-      multiply_columns<kNarrow>(rows.sum, weights[k],
-                                hopper::column_operand(values + hopper::column_operand_step(k), kKeys));
+      multiply_columns<kNarrow>(rows.sum, weights[k], hopper::further(values, hopper::column_operand_step(k)));
     }
     multiply_commit();
   }
@@ -299,7 +305,7 @@ struct Consumer {
 
   __device__ __forceinline__ void attend(Walk& walk) {
     if (walk.tiles == 0) return;
-    enter(walk.segment());
+    enter_part(walk.segment());
     await_keys();
     start_logits();
     multiply_wait<0>();
