@@ -1,0 +1,8 @@
+"""The ways of the sm_90a attention kernel that are compared; see ``Way`` in ``csrc/kernels/cuda/hopper_attention.cuh``."""
+
+#: Names a way, or "N,M": of head size 128 and of 64.
+SETTING = "STREAMCHAR_SM90_WAY"
+SWIFT = 16
+#: What is measured together, in one process.
+WAYS = ((24, 25), (2, 10, 11))
+ALL = tuple(way for group in WAYS for way in group)
