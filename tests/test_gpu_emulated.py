@@ -117,6 +117,21 @@ def test_every_way_of_the_sm90_kernel(gpu, seeded, monkeypatch, way, head_dim):
     assert float((result[1] - problem.truth()[1]).abs().max()) < 5e-2
 
 
+@pytest.mark.parametrize("way", [10, 24, 25])
+@pytest.mark.parametrize("size", [8.0, 400.0])
+def test_a_key_that_one_query_alone_meets_beyond_all_bounds(gpu, seeded, monkeypatch, way, size):
+    """One row's maximum jumps, by less or by more than what float32 has exponents for; its warp's neighbours' do not."""
+    monkeypatch.setenv("STREAMCHAR_SM90_WAY", str(way))
+    problem = replace(AttentionProblem.random(70, [140, 200], heads=1, head_dim=64, device="cpu"), distances=[0.0, 0.0])
+    ready = reference.normalize_rotate(problem.q.double(), problem.norm.q_weight.double(), problem.norm.bounds, problem.rope)
+    for row, segment, key in ((5, 0, 139), (41, 1, 150), (66, 1, 3)):
+        problem.keys[segment][key] = (size * ready[row]).bfloat16()
+    (result,) = attend(gpu, [problem], "sm90", 1 + seeded % 3, seeded)
+    assert relative_error(result[0], problem.truth()[0]) < 1e-2
+    wanted = problem.truth()[1]
+    assert float((result[1] - wanted).abs().max()) < 1e-2 * float(wanted.abs().max())
+
+
 @pytest.mark.parametrize("path", ["sm80", "sm90"])
 def test_strided_inputs_and_peaked_logits(gpu, seeded, path):
     problem = AttentionProblem.random(20, [40, 20], heads=2, head_dim=64, device="cpu")

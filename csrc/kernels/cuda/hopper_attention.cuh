@@ -58,9 +58,9 @@ template <int kDim, bool kNarrow, int kWay>
 struct Registers {
   // One thread that issues copies needs few, a warpgroup that converts or makes queries more.
   static constexpr int kProducer =
-      kNarrow ? 88 : kWay & kAhead ? 72 : kDim == 64 ? 32 : kWay & kPairs ? 40 : 24;
+      kNarrow ? 88 : kWay & kAhead ? 56 : kDim == 64 ? 32 : kWay & kPairs ? 40 : 24;
   static constexpr int kConsumer =
-      kNarrow ? 208 : kWay & kAhead ? 216 : kDim == 64 ? 160 : kWay & kPairs ? 232 : 240;
+      kNarrow ? 208 : kWay & kAhead ? 224 : kDim == 64 ? 160 : kWay & kPairs ? 232 : 240;
   // What the block starts with is all there is to share out: asking for more would wait for ever.
   using S = Shape<kDim, kNarrow, kWay>;
   static_assert(128 * (kProducer + S::kGroups * kConsumer) <= 65536 / S::kThreads / 8 * 8 * S::kThreads);

@@ -113,7 +113,7 @@ struct Consumer {
     constexpr int kBatch = 8;
 #pragma unroll 1
     for (int r = 0; r < 16; r += kBatch) {
-      make_query_rows<kDim, kBatch>(*stream, segment, head, first_row, thread / 32 * 16 + r,
+      make_query_rows<kDim, kBatch, kDim == 128>(*stream, segment, head, first_row, thread / 32 * 16 + r,
                                     memory + group * S::kGroupTile, lane());
     }
     publish_shared();
@@ -289,7 +289,7 @@ struct Consumer {
     }
 #pragma unroll
     for (int k = kHalf; k < kSteps; ++k) pack_step(k);
-    if (__any_sync(~0u, !(sums[0] < kSwiftSum && sums[1] < kSwiftSum))) {
+    if (group_any(1 + group, !(sums[0] < kSwiftSum && sums[1] < kSwiftSum))) {  // products are for all four warps
       start_logits();
       multiply_wait<0>();
       pin(logits);
