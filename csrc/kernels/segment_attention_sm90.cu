@@ -39,6 +39,7 @@ namespace {
 using namespace hopper_attention;
 
 constexpr int kDefaultWay = kPlain;
+constexpr uint32_t kShortUnits = 6;   // key blocks of a block
 
 template <int kDim, bool kNarrow, int kWay>
 __global__ void __launch_bounds__(Shape<kDim, kNarrow, kWay>::kThreads, 1)
@@ -158,6 +159,12 @@ int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
   const int blocks = processors / kBlocks;
   problem.split = Split::make(work, call.stream_count, blocks < room ? blocks : room);
   if (problem.split.grid == 0) return problem.split.total() == 0 ? cudaSuccess : cudaErrorInvalidValue;
+  if constexpr (kWay & kAhead) {
+    // A block whose work is that short has no time to make queries ahead: all of its warps do it sooner.
+    if (problem.split.total() < kShortUnits * static_cast<uint32_t>(problem.split.grid)) {
+      return launch<kDim, kNarrow, kLazy>(call, processors, stream);
+    }
+  }
 
   const auto kernel = segment_attention_kernel<kDim, kNarrow, kWay>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes);

@@ -69,48 +69,48 @@ struct AttentionRows {
   }
 
   // This warp's part of a split tile goes to its slot. True for the warp that arrives last: it has then merged all of
-  // them. A whole warp calls; nobody waits for anybody.
+  // them, `kTogether` under way at once. A whole warp calls; nobody waits for anybody.
+  template <int kTogether>
   __device__ __forceinline__ bool merge(void* workspace, const PartialLayout& layout, const Split& split,
                                         const WorkPart& part, int warp, int lane, float scale) {
     auto* counters = static_cast<unsigned*>(workspace);
     auto* slots = reinterpret_cast<float*>(counters + PartialLayout::kCounters);
     write(slots + layout.partial(part.slot, warp), lane);
-    // Release and acquire, as in the CUDA samples' threadFenceReduction: every lane's stores are fenced, then ordered
-    // before lane 0's arrival; and the last arrival is ordered before every lane's loads, which skip L1.
-    __threadfence();
+    // Every lane's stores come before lane 0's arrival, which releases them; and the last arrival, which acquires what
+    // the others released, before every lane's loads, which skip L1. A warp's barrier orders what its lanes do.
     __syncwarp();
     unsigned arrived = 0, *counter = counters + layout.counter(part.last_block, warp);
-    if (lane == 0) arrived = atomicAdd(counter, 1u) + 1u;
+    if (lane == 0) arrived = arrive_in_memory(counter) + 1u;
     arrived = __shfl_sync(~0u, arrived, 0);
     if (arrived != static_cast<unsigned>(part.sharers())) return false;
-    __threadfence();
+    __syncwarp();
     if (lane == 0) *counter = 0;  // for the next call: nobody else comes to it in this one
 
-    float top[2] = {-INFINITY, -INFINITY};
-    for (int b = part.first_block; b <= part.last_block; ++b) {
-      const float4 state = read(slots + layout.partial(split.slot_of(part, b), warp), kDim / 8, lane);
-      top[0] = fmaxf(top[0], state.x);
-      top[1] = fmaxf(top[1], state.y);
-    }
     clear();
-#pragma unroll 1
+#pragma unroll kTogether
     for (int b = part.first_block; b <= part.last_block; ++b) {
       const float* slot = slots + layout.partial(split.slot_of(part, b), warp);
       const float4 state = read(slot, kDim / 8, lane);
+      float4 theirs[kDim / 8];
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n) theirs[n] = read(slot, n, lane);
+      const float top[2] = {fmaxf(maximum[0], state.x), fmaxf(maximum[1], state.y)};
       const float weight[2] = {exp2_fast((state.x - top[0]) * scale), exp2_fast((state.y - top[1]) * scale)};
-      denominator[0] += state.z * weight[0];
-      denominator[1] += state.w * weight[1];
+      const float factor[2] = {exp2_fast((maximum[0] - top[0]) * scale), exp2_fast((maximum[1] - top[1]) * scale)};
+      const float add[2] = {state.z, state.w};
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        maximum[r] = top[r];
+        denominator[r] = denominator[r] * factor[r] + add[r] * weight[r];
+      }
 #pragma unroll
       for (int n = 0; n < kDim / 8; ++n) {
-        const float4 x = read(slot, n, lane);
-        sum[4 * n] += x.x * weight[0];
-        sum[4 * n + 1] += x.y * weight[0];
-        sum[4 * n + 2] += x.z * weight[1];
-        sum[4 * n + 3] += x.w * weight[1];
+        sum[4 * n] = sum[4 * n] * factor[0] + theirs[n].x * weight[0];
+        sum[4 * n + 1] = sum[4 * n + 1] * factor[0] + theirs[n].y * weight[0];
+        sum[4 * n + 2] = sum[4 * n + 2] * factor[1] + theirs[n].z * weight[1];
+        sum[4 * n + 3] = sum[4 * n + 3] * factor[1] + theirs[n].w * weight[1];
       }
     }
-    maximum[0] = top[0];
-    maximum[1] = top[1];
     return true;
   }
 

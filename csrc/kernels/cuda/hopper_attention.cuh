@@ -14,7 +14,7 @@ using hopper::kBlockRowBytes;
 inline constexpr int kKeys = 128;       // keys per tile
 inline constexpr int kQueryWarps = 3;   // of the producer warpgroup, beside the one that fetches
 
-using Walk = KeyWalk<kKeys>;
+using Walk = SwiftWalk<kKeys>;
 
 // How the consumers go about it, bit by bit.
 //   kTurns: warpgroups issue their products one after the other, so that one's softmax meets the others' products.

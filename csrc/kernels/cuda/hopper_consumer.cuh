@@ -347,7 +347,8 @@ struct Consumer {
     rows.finish(kNarrow ? unit : 1.0f);
     if (part.split()) {
       constexpr PartialLayout kLayout{kTileBlocks<kWay> * S::kGroups * 4, kDim};
-      if (!rows.merge(problem.call.workspace, kLayout, problem.split, part, warp, lane(), scale)) return;
+      constexpr int kTogether = kDim == 64 ? 2 : 1;
+      if (!rows.template merge<kTogether>(problem.call.workspace, kLayout, problem.split, part, warp, lane(), scale)) return;
     }
     rows.store(*stream, head, first_row + thread / 32 * 16, lane(), scale);
   }

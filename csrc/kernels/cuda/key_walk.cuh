@@ -16,7 +16,6 @@ struct KeyWalk {
   int segment_count;
   int tiles;          // 0 where the stream has no key at all
   TileCursor<kKeys> at;
-  int left = 0;       // keys of the segment from this tile on
 
   __device__ __forceinline__ KeyWalk(const SegmentAttention& call, const WorkPart& part) {
     const AttentionStream& stream = call.streams[part.stream];
@@ -26,20 +25,10 @@ struct KeyWalk {
     at = TileCursor<kKeys>::begin(Rows{segments}, segment_count);
     tiles = at.at_end() ? 0 : part.end - part.begin;
     if (tiles) at = TileCursor<kKeys>::seek(Rows{segments}, segment_count, part.key_block(part.begin));
-    if (tiles) left = segment().rows - at.first;
   }
 
   // From a stream's last tile to its first: a part begins somewhere, and goes round.
-  __device__ __forceinline__ void advance() {
-    if (left > kKeys) {  // mostly: no need to look at the list
-      at.first += kKeys;
-      left -= kKeys;
-      at.keys = min(left, kKeys);
-    } else {
-      at.advance_around(Rows{segments}, segment_count);
-      left = segment().rows;
-    }
-  }
+  __device__ __forceinline__ void advance() { at.advance_around(Rows{segments}, segment_count); }
   __device__ __forceinline__ const Segment& segment() const { return segments[at.segment]; }
   __device__ __forceinline__ int listed() const { return first_segment + at.segment; }
 
@@ -55,6 +44,28 @@ struct KeyWalk {
     const Segment* list;
     __host__ __device__ __forceinline__ int operator()(int segment) const { return list[segment].rows; }
   };
+};
+
+// The same, which looks at the list of segments only where one ends, for one more register.
+template <int kKeys>
+struct SwiftWalk : KeyWalk<kKeys> {
+  int left = 0;  // keys of the segment from this tile on
+
+  __device__ __forceinline__ SwiftWalk(const SegmentAttention& call, const WorkPart& part)
+      : KeyWalk<kKeys>(call, part) {
+    if (this->tiles) left = this->segment().rows - this->at.first;
+  }
+
+  __device__ __forceinline__ void advance() {
+    if (left > kKeys) {
+      this->at.first += kKeys;
+      left -= kKeys;
+      this->at.keys = min(left, kKeys);
+    } else {
+      KeyWalk<kKeys>::advance();
+      left = this->segment().rows;
+    }
+  }
 };
 
 }  // namespace streamchar::cuda

@@ -88,6 +88,14 @@ __device__ __forceinline__ uint32_t convert_float8(uint32_t bytes) {
 }
 #endif
 
+// Counts an arrival in device memory and returns those before it. Releases what this thread's warp has stored and
+// synchronised with it, and acquires what arrivals before it released.
+__device__ __forceinline__ unsigned arrive_in_memory(unsigned* counter) {
+  unsigned before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
+}
+
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
