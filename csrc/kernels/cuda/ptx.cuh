@@ -68,6 +68,11 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
   return kHalf ? pack_f16(low, high) : pack_bf16(low, high);
 }
 
+// Four of the eight bytes of `a` and `b`, by hexadecimal digits of the selector.
+__device__ __forceinline__ uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
+
 // Two float16 at a time.
 __device__ __forceinline__ uint32_t multiply_halves(uint32_t a, uint32_t b) {
   uint32_t r;
