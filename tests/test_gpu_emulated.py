@@ -120,10 +120,12 @@ def test_every_way_of_the_sm90_kernel(gpu, seeded, monkeypatch, way, head_dim):
 @pytest.mark.parametrize("way", [10, 24, 25])
 @pytest.mark.parametrize("size", [8.0, 400.0])
 def test_a_key_that_one_query_alone_meets_beyond_all_bounds(gpu, seeded, monkeypatch, way, size):
-    """One row's maximum jumps, by less or by more than what float32 has exponents for; its warp's neighbours' do not."""
+    """One row's maximum jumps, by less or by more than what float32 has exponents for; its neighbours' do not."""
     monkeypatch.setenv("STREAMCHAR_SM90_WAY", str(way))
-    problem = replace(AttentionProblem.random(70, [140, 200, 300], heads=3, head_dim=64, device="cpu"), distances=[0.0] * 3)
-    ready = reference.normalize_rotate(problem.q.double(), problem.norm.q_weight.double(), problem.norm.bounds, problem.rope)
+    problem = AttentionProblem.random(70, [140, 200, 300], heads=3, head_dim=64, device="cpu")
+    problem = replace(problem, distances=[0.0] * 3)
+    norm = problem.norm
+    ready = reference.normalize_rotate(problem.q.double(), norm.q_weight.double(), norm.bounds, problem.rope)
     marks = ((5, 0, 139), (41, 1, 150), (66, 1, 3))
     for row, segment, key in marks:
         problem.keys[segment][key] = (size * ready[row]).bfloat16()

@@ -1,4 +1,4 @@
-"""The ways of the sm_90a attention kernel that are compared; see ``Way`` in ``csrc/kernels/cuda/hopper_attention.cuh``."""
+"""The ways of the sm_90a attention kernel that are compared: ``Way`` in ``csrc/kernels/cuda/hopper_attention.cuh``."""
 
 #: Names a way, or "N,M": of head size 128 and of 64.
 SETTING = "STREAMCHAR_SM90_WAY"

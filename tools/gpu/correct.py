@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--groups", default=",".join(GROUPS), help="of tests")
     parser.add_argument("--ways", nargs="?", const=",".join(map(str, ALL)),
-                        help="repeat the group attention_sm90 with each of these ways of its kernel; all without a value")
+                        help="repeat the group attention_sm90 with each of these ways; all without a value")
     parser.add_argument("--seconds", type=float, default=75)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,8 @@ def main() -> int:
     for name, code in codes.items():
         row = {"kind": "tests", "group": name, "exit": code, **_counts(results[name])}
         report.add(options.out, row)
-        print(f"{name:21s} " + ", ".join(f"{key} {value}" for key, value in row.items() if key not in ("kind", "group")))
+        counts = ", ".join(f"{key} {value}" for key, value in row.items() if key not in ("kind", "group"))
+        print(f"{name:21s} {counts}")
     return int(any(codes.values()))
 
 

@@ -1,5 +1,5 @@
-"""Times the ways in which the sm_90a attention kernel can go about its work, beside cuDNN's plain attention, and names the
-best ones; ``--profile`` lets ncu say where the time of one goes. See ``Way`` in
+"""Times the ways in which the sm_90a attention kernel can go about its work, beside cuDNN's plain attention, and names
+the best ones; ``--profile`` lets ncu say where the time of one goes. See ``Way`` in
 ``csrc/kernels/cuda/hopper_attention.cuh``.
 
 A way that reads where it must not, or hangs, takes the ways of its own process along and no others.
@@ -60,7 +60,7 @@ def measure(out: Path, ways: tuple[int, ...]) -> None:
 
         calls = {f"way {way}": lambda way=way: attend(p, way) for way in ways} | {_CUDNN: plain}
         errors = {name: float((call().float() - wanted).norm() / wanted.norm()) for name, call in calls.items()}
-        times = timing.in_turns(calls, rounds=20)
+        times = timing.in_turns(calls, rounds=30)
         for name, (us, worst) in times.items():
             report.add(out, {"kind": "time", "op": _TUNED, "case": case, "way": name, "us": us, "p99_us": worst,
                              "cudnn_us": times[_CUDNN][0], "error": errors[name], "tflops": p.flops / us * 1e-6})
@@ -77,7 +77,8 @@ def best(rows: list[dict]) -> dict[int, int]:
         for way in (f"way {way}" for way in ALL):
             of_way = {row["case"]: row for row in rows if row["way"] == way and row["error"] < 2e-2}
             if all(case in of_way for case in cases):
-                scores[way] = sum(math.log(of_way[case]["us"] / of_way[case]["cudnn_us"]) for case in cases) / len(cases)
+                shares = [of_way[case]["us"] / of_way[case]["cudnn_us"] for case in cases]
+                scores[way] = sum(map(math.log, shares)) / len(cases)
         if scores:
             way = min(scores, key=scores.__getitem__)
             found[head_dim] = int(way.split()[1])

@@ -72,7 +72,7 @@ struct Consumer {
 
   // The part's queries, normalised and rotated, in float32.
   __device__ __forceinline__ void make_base() {
-    constexpr int kBatch = 8;   // rows that are under way together
+    constexpr int kBatch = kDim == 64 ? 16 : 8;   // rows that are under way together
 #pragma unroll 1
     for (int r = 0; r < 16; r += kBatch) {
       const int row = thread / 32 * 16 + r;
@@ -194,8 +194,8 @@ struct Consumer {
   }
 
   // ptxas moves the wait for the weighted values up to where they were started, before the softmax that is to run
-  // meanwhile, unless a branch lies between that needs the softmax's results. This one is never taken, as sums of weights
-  // are not negative; what it would wait for has happened.
+  // meanwhile, unless a branch lies between that needs the softmax's results. This one is never taken, as sums of
+  // weights are not negative; what it would wait for has happened.
   __device__ __forceinline__ void keep_apart(const float (&sums)[2]) const {
     const uint32_t signs = __float_as_uint(sums[0]) & __float_as_uint(sums[1]);
     if (signs >> 31) barrier_wait(barriers().value_full(value.stage), value.parity);
@@ -289,7 +289,8 @@ struct Consumer {
     }
 #pragma unroll
     for (int k = kHalf; k < kSteps; ++k) pack_step(k);
-    if (group_any(1 + group, !(sums[0] < kSwiftSum && sums[1] < kSwiftSum))) {  // products are for all four warps
+    // Products are for all four warps, so one question for all of them.
+    if (group_any(1 + group, !(sums[0] < kSwiftSum && sums[1] < kSwiftSum))) {
       start_logits();
       multiply_wait<0>();
       pin(logits);
@@ -348,7 +349,8 @@ struct Consumer {
     if (part.split()) {
       constexpr PartialLayout kLayout{kTileBlocks<kWay> * S::kGroups * 4, kDim};
       constexpr int kTogether = kDim == 64 ? 2 : 1;
-      if (!rows.template merge<kTogether>(problem.call.workspace, kLayout, problem.split, part, warp, lane(), scale)) return;
+      void* const workspace = problem.call.workspace;
+      if (!rows.template merge<kTogether>(workspace, kLayout, problem.split, part, warp, lane(), scale)) return;
     }
     rows.store(*stream, head, first_row + thread / 32 * 16, lane(), scale);
   }

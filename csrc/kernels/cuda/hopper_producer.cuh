@@ -79,8 +79,8 @@ __device__ __forceinline__ void prepare_queries(const Problem& problem, unsigned
 #pragma unroll 1
           for (int row = warp * kBatch; row < S::kRows; row += kQueryWarps * kBatch) {
             unsigned char* tile = memory + ring.stage * S::kQueryTile + row / 64 * S::kGroupTile;
-            make_query_rows<kDim, kBatch, true>(stream, walk.segment(), part.head, first_token + row / 64 * 64, row % 64,
-                                          tile, lane);
+            make_query_rows<kDim, kBatch, true>(stream, walk.segment(), part.head, first_token + row / 64 * 64,
+                                                row % 64, tile, lane);
           }
           publish_shared();
           __syncwarp();
