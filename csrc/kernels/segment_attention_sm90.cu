@@ -155,6 +155,15 @@ int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
       }
     }
   }
+  if constexpr ((kWay & (kPairs | kAhead)) == (kPairs | kAhead)) {
+    // A pair's tile has twice the rows: what is empty of the last ones must not cost more than sharing saves.
+    int64_t paired = 0, single = 0;
+    for (int i = 0; i < call.stream_count; ++i) {
+      paired += work[i].units() * int64_t{kBlocks};
+      single += Walk::work(call, i, S::kRows).units();
+    }
+    if (paired > single + single / 50) return launch<kDim, kNarrow, kWay & ~kPairs>(call, processors, stream);
+  }
   const int room = PartialLayout{kBlocks * S::kGroups * 4, kDim}.grid_within(call.workspace_bytes);
   const int blocks = processors / kBlocks;
   problem.split = Split::make(work, call.stream_count, blocks < room ? blocks : room);
@@ -193,6 +202,8 @@ int launch_way(const SegmentAttention& call, int processors, cudaStream_t stream
     SC_WAY(kAhead | kLazy | kTurns);
     SC_WAY(kAhead | kSwift);
     SC_WAY(kAhead | kSwift | kTurns);
+    SC_WAY(kAhead | kSwift | kPairs);
+    SC_WAY(kAhead | kSwift | kTurns | kPairs);
 #undef SC_WAY
     default: return launch<kDim, false, kDefaultWay>(call, processors, stream);
   }

@@ -4,5 +4,5 @@
 SETTING = "STREAMCHAR_SM90_WAY"
 SWIFT = 16
 #: What is measured together, in one process.
-WAYS = ((24, 25), (2, 10, 11))
+WAYS = ((24, 25), (2, 10, 11), (28, 29))
 ALL = tuple(way for group in WAYS for way in group)

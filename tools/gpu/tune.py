@@ -35,6 +35,7 @@ CASES = [
 ]
 #: What decides which way is best, by head size.
 _WEIGHED = {128: ("4k x 8k", "2.4k x 5k", "full 880x5280", "full 880x7920"), 64: ("4k x 8k, head 64", "mini 272x880")}
+_LEAST_SECONDS = 9      # what is kept for each group that is still to come
 _CUDNN = "sdpa cudnn"
 _TUNED = "attention ways"
 _SECTIONS = ("SpeedOfLight", "SchedulerStats", "WarpStateStats", "MemoryWorkloadAnalysis", "LaunchStats",
@@ -131,11 +132,11 @@ def main() -> int:
     before = len(report.rows(options.out))
     end = time.monotonic() + options.seconds
     worst = 0
-    for left, ways in zip(range(len(WAYS), 0, -1), WAYS):
+    for i, ways in enumerate(WAYS):
         name = ",".join(map(str, ways))
         command = [sys.executable, "-m", "tools.gpu.tune", "--out", str(options.out), "--ways", name]
-        share = max(1.0, end - time.monotonic()) / left
-        worst = max(worst, *side_by_side({f"ways {name}": command}, share).values())
+        seconds = max(1.0, end - time.monotonic() - _LEAST_SECONDS * (len(WAYS) - 1 - i))
+        worst = max(worst, *side_by_side({f"ways {name}": command}, seconds).values())
     if options.profile is not None:
         profile(options.out, options.profile, 25)
     found = best([row for row in report.rows(options.out)[before:] if row.get("op") == _TUNED])

@@ -94,7 +94,7 @@ struct Consumer {
   // From here on `query` is the tile of a segment's queries. Returns what the sums so far are to be multiplied by.
   __device__ __forceinline__ float enter(const Segment& segment) {
     if constexpr (S::kQueriesAhead) {
-      release(barriers().query_empty(query.stage));   // its products have been waited for
+      if (lane() == 0) barrier_arrive(barriers().query_empty(query.stage));   // its products have been waited for
       query.advance();
       barrier_wait(barriers().query_full(query.stage), query.parity);
       return 1.0f;
