@@ -110,6 +110,7 @@ def test_streams_that_are_split_in_every_way(gpu, seeded, path, dtype, head_dim)
 def test_every_way_of_the_sm90_kernel(gpu, seeded, monkeypatch, way, head_dim):
     """Logits that rise from key to key, past every threshold."""
     monkeypatch.setenv("STREAMCHAR_SM90_WAY", str(way))
+    monkeypatch.setenv("STREAMCHAR_SM90_EXACT", "1")
     problem = AttentionProblem.random(150, [200, 150, 90], heads=2, head_dim=head_dim, device="cpu")
     problem.keys = [k * torch.linspace(0.1, 3.0, len(k))[:, None, None].bfloat16() for k in problem.keys]
     (result,) = attend(gpu, [problem], "sm90", 1 + seeded % 3, seeded)
@@ -122,6 +123,7 @@ def test_every_way_of_the_sm90_kernel(gpu, seeded, monkeypatch, way, head_dim):
 def test_a_key_that_one_query_alone_meets_beyond_all_bounds(gpu, seeded, monkeypatch, way, size):
     """One row's maximum jumps, by less or by more than what float32 has exponents for; its neighbours' do not."""
     monkeypatch.setenv("STREAMCHAR_SM90_WAY", str(way))
+    monkeypatch.setenv("STREAMCHAR_SM90_EXACT", "1")
     problem = AttentionProblem.random(70, [140, 200, 300], heads=3, head_dim=64, device="cpu")
     problem = replace(problem, distances=[0.0] * 3)
     norm = problem.norm

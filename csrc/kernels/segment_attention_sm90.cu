@@ -137,6 +137,9 @@ bool make_map(CUtensorMap& map, const TokenView& view, int rows, int heads, int 
                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
+// STREAMCHAR_SM90_EXACT: a way is taken whatever the work, as tests of it want.
+bool takes_way_exactly() { return std::getenv("STREAMCHAR_SM90_EXACT") != nullptr; }
+
 template <int kDim, bool kNarrow, int kWay>
 int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
   using S = Shape<kDim, kNarrow, kWay>;
@@ -155,6 +158,7 @@ int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
       }
     }
   }
+  const int room = PartialLayout{kBlocks * S::kGroups * 4, kDim}.grid_within(call.workspace_bytes);
   if constexpr ((kWay & (kPairs | kAhead)) == (kPairs | kAhead)) {
     // A pair's tile has twice the rows: what is empty of the last ones must not cost more than sharing saves.
     int64_t paired = 0, single = 0;
@@ -162,15 +166,16 @@ int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
       paired += work[i].units() * int64_t{kBlocks};
       single += Walk::work(call, i, S::kRows).units();
     }
-    if (paired > single + single / 50) return launch<kDim, kNarrow, kWay & ~kPairs>(call, processors, stream);
+    if (room == 0 || (paired > single + single / 50 && !takes_way_exactly())) {
+      return launch<kDim, kNarrow, kWay & ~kPairs>(call, processors, stream);
+    }
   }
-  const int room = PartialLayout{kBlocks * S::kGroups * 4, kDim}.grid_within(call.workspace_bytes);
   const int blocks = processors / kBlocks;
   problem.split = Split::make(work, call.stream_count, blocks < room ? blocks : room);
   if (problem.split.grid == 0) return problem.split.total() == 0 ? cudaSuccess : cudaErrorInvalidValue;
   if constexpr (kWay & kAhead) {
     // A block whose work is that short has no time to make queries ahead: all of its warps do it sooner.
-    if (problem.split.total() < kShortUnits * static_cast<uint32_t>(problem.split.grid)) {
+    if (problem.split.total() < kShortUnits * static_cast<uint32_t>(problem.split.grid) && !takes_way_exactly()) {
       return launch<kDim, kNarrow, kLazy>(call, processors, stream);
     }
   }

@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from . import report
-from .attention_ways import ALL, SETTING
+from .attention_ways import ALL, EXACT, SETTING
 from .children import side_by_side
 
 #: name -> pytest's -k
@@ -38,8 +38,8 @@ def main() -> int:
     for result in results.values():
         result.unlink(missing_ok=True)
     codes = side_by_side({
-        run: [*(["env", f"{SETTING}={way}"] if way else []), sys.executable, "-m", "pytest", "-q", "-rs", "--tb=short",
-              "--maxfail=12", "-p", "no:cacheprovider", f"--junitxml={results[run]}", "-k", GROUPS[group],
+        run: [*(["env", f"{SETTING}={way}", f"{EXACT}=1"] if way else []), sys.executable, "-m", "pytest", "-q", "-rs",
+              "--tb=short", "--maxfail=12", "-p", "no:cacheprovider", f"--junitxml={results[run]}", "-k", GROUPS[group],
               "tests/test_gpu_ops.py"]
         for run, (group, way) in runs.items()
     }, options.seconds)
