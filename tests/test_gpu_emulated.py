@@ -106,15 +106,36 @@ def test_streams_that_are_split_in_every_way(gpu, seeded, path, dtype, head_dim)
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("way", [1, 2, 3])
-def test_turns_and_late_rescaling(gpu, seeded, monkeypatch, way, head_dim):
-    """The ways of the sm_90a kernel that a block goes alone; logits that rise from key to key, past every threshold."""
+@pytest.mark.parametrize("way", [0, 2, 10, 11, 24, 25])
+def test_every_way_of_the_sm90_kernel(gpu, seeded, monkeypatch, way, head_dim):
+    """Logits that rise from key to key, past every threshold."""
     monkeypatch.setenv("STREAMCHAR_SM90_WAY", str(way))
-    problem = AttentionProblem.random(150, [200, 150], heads=1, head_dim=head_dim, device="cpu")
+    monkeypatch.setenv("STREAMCHAR_SM90_EXACT", "1")
+    problem = AttentionProblem.random(150, [200, 150, 90], heads=2, head_dim=head_dim, device="cpu")
     problem.keys = [k * torch.linspace(0.1, 3.0, len(k))[:, None, None].bfloat16() for k in problem.keys]
     (result,) = attend(gpu, [problem], "sm90", 1 + seeded % 3, seeded)
     assert relative_error(result[0], problem.truth()[0]) < 1e-2
     assert float((result[1] - problem.truth()[1]).abs().max()) < 5e-2
+
+
+@pytest.mark.parametrize("way", [10, 24, 25])
+@pytest.mark.parametrize("size", [8.0, 400.0])
+def test_a_key_that_one_query_alone_meets_beyond_all_bounds(gpu, seeded, monkeypatch, way, size):
+    """One row's maximum jumps, by less or by more than what float32 has exponents for; its neighbours' do not."""
+    monkeypatch.setenv("STREAMCHAR_SM90_WAY", str(way))
+    monkeypatch.setenv("STREAMCHAR_SM90_EXACT", "1")
+    problem = AttentionProblem.random(70, [140, 200, 300], heads=3, head_dim=64, device="cpu")
+    problem = replace(problem, distances=[0.0] * 3)
+    norm = problem.norm
+    ready = reference.normalize_rotate(problem.q.double(), norm.q_weight.double(), norm.bounds, problem.rope)
+    marks = ((5, 0, 139), (41, 1, 150), (66, 1, 3))
+    for row, segment, key in marks:
+        problem.keys[segment][key] = (size * ready[row]).bfloat16()
+    (result,) = attend(gpu, [problem], "sm90", 1 + seeded % 3, seeded)
+    rows = [row for row, _, _ in marks]       # of others, two large keys may be nearly as good as each other
+    assert relative_error(result[0][rows], problem.truth()[0][rows]) < 1e-2 and bool(result[0].isfinite().all())
+    wanted = problem.truth()[1]
+    assert float((result[1] - wanted).abs().max()) < 1e-2 * float(wanted.abs().max())
 
 
 @pytest.mark.parametrize("path", ["sm80", "sm90"])

@@ -27,6 +27,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdlib>
+#include <cstring>
 
 #include "kernels/cuda/cluster_launch.cuh"
 #include "kernels/cuda/hopper_consumer.cuh"
@@ -38,24 +39,32 @@ namespace {
 using namespace hopper_attention;
 
 constexpr int kDefaultWay = kPlain;
+constexpr uint32_t kShortUnits = 6;   // key blocks of a block
 
 template <int kDim, bool kNarrow, int kWay>
-__global__ void __launch_bounds__(Shape<kDim, kNarrow>::kThreads, 1)
+__global__ void __launch_bounds__(Shape<kDim, kNarrow, kWay>::kThreads, 1)
     segment_attention_kernel(const __grid_constant__ Problem problem) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using S = Shape<kDim, kNarrow>;
+  using S = Shape<kDim, kNarrow, kWay>;
   extern __shared__ __align__(1024) unsigned char memory[];
   const uint32_t shared = shared_address(memory);
   const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);
 
   if (threadIdx.x == 0) {
-    const Barriers<S::kStages> barriers{shared + S::kBarriers};
-    for (int stage = 0; stage < S::kStages; ++stage) {
-      barrier_init(barriers.key_full(stage), kNarrow ? 4 : 1);  // producer warps, or the thread that expects copies
-      barrier_init(barriers.value_full(stage), kNarrow ? 4 : 1);
-      constexpr int kReaders = 4 * S::kGroups * kTileBlocks<kWay>;  // consumer warps
+    const Barriers<S> barriers{shared + S::kBarriers};
+    constexpr int kReaders = 4 * S::kGroups * kTileBlocks<kWay>;  // consumer warps
+    constexpr int kWriters = kNarrow ? 4 : 1;                     // producer warps, or the thread that expects copies
+    for (int stage = 0; stage < S::kKeyStages; ++stage) {
+      barrier_init(barriers.key_full(stage), kWriters);
       barrier_init(barriers.key_empty(stage), kReaders);
+    }
+    for (int stage = 0; stage < S::kValueStages; ++stage) {
+      barrier_init(barriers.value_full(stage), kWriters);
       barrier_init(barriers.value_empty(stage), kReaders);
+    }
+    for (int stage = 0; stage < S::kQueryStages; ++stage) {
+      barrier_init(barriers.query_full(stage), kQueryWarps);
+      barrier_init(barriers.query_empty(stage), 4 * S::kGroups);
     }
     barrier_init_done();
   }
@@ -75,6 +84,9 @@ __global__ void __launch_bounds__(Shape<kDim, kNarrow>::kThreads, 1)
       }
     } else {
       if (threadIdx.x == 0) fetch_all<kDim, kWay>(problem, shared);
+      if constexpr (S::kQueriesAhead) {
+        if (threadIdx.x >= 32) prepare_queries<kDim, kWay>(problem, memory, shared);
+      }
     }
   } else {
     take_registers<Registers<kDim, kNarrow, kWay>::kConsumer>();
@@ -125,9 +137,12 @@ bool make_map(CUtensorMap& map, const TokenView& view, int rows, int heads, int 
                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
+// STREAMCHAR_SM90_EXACT: a way is taken whatever the work, as tests of it want.
+bool takes_way_exactly() { return std::getenv("STREAMCHAR_SM90_EXACT") != nullptr; }
+
 template <int kDim, bool kNarrow, int kWay>
 int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
-  using S = Shape<kDim, kNarrow>;
+  using S = Shape<kDim, kNarrow, kWay>;
   Problem problem{};
   problem.call = call;
   constexpr int kBlocks = kTileBlocks<kWay>, kBoxRows = kKeys / kBlocks;
@@ -144,9 +159,26 @@ int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
     }
   }
   const int room = PartialLayout{kBlocks * S::kGroups * 4, kDim}.grid_within(call.workspace_bytes);
+  if constexpr ((kWay & (kPairs | kAhead)) == (kPairs | kAhead)) {
+    // A pair's tile has twice the rows: what is empty of the last ones must not cost more than sharing saves.
+    int64_t paired = 0, single = 0;
+    for (int i = 0; i < call.stream_count; ++i) {
+      paired += work[i].units() * int64_t{kBlocks};
+      single += Walk::work(call, i, S::kRows).units();
+    }
+    if (room == 0 || (paired > single + single / 50 && !takes_way_exactly())) {
+      return launch<kDim, kNarrow, kWay & ~kPairs>(call, processors, stream);
+    }
+  }
   const int blocks = processors / kBlocks;
   problem.split = Split::make(work, call.stream_count, blocks < room ? blocks : room);
   if (problem.split.grid == 0) return problem.split.total() == 0 ? cudaSuccess : cudaErrorInvalidValue;
+  if constexpr (kWay & kAhead) {
+    // A block whose work is that short has no time to make queries ahead: all of its warps do it sooner.
+    if (problem.split.total() < kShortUnits * static_cast<uint32_t>(problem.split.grid) && !takes_way_exactly()) {
+      return launch<kDim, kNarrow, kLazy>(call, processors, stream);
+    }
+  }
 
   const auto kernel = segment_attention_kernel<kDim, kNarrow, kWay>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes);
@@ -156,23 +188,29 @@ int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-// STREAMCHAR_SM90_WAY: bits of Way, for measurements.
+// STREAMCHAR_SM90_WAY: bits of Way, for measurements; "N,M" for head sizes of 128 and 64.
+template <int kDim>
 int chosen_way() {
-  const char* const text = std::getenv("STREAMCHAR_SM90_WAY");
-  return text ? std::atoi(text) : kDefaultWay;
+  const char* text = std::getenv("STREAMCHAR_SM90_WAY");
+  if (!text) return kDefaultWay;
+  const char* const second = std::strchr(text, ',');
+  return std::atoi(kDim == 64 && second ? second + 1 : text);
 }
 
 template <int kDim>
 int launch_way(const SegmentAttention& call, int processors, cudaStream_t stream) {
-  switch (chosen_way()) {
-    case 1: return launch<kDim, false, 1>(call, processors, stream);
-    case 2: return launch<kDim, false, 2>(call, processors, stream);
-    case 3: return launch<kDim, false, 3>(call, processors, stream);
-    case 4: return launch<kDim, false, 4>(call, processors, stream);
-    case 5: return launch<kDim, false, 5>(call, processors, stream);
-    case 6: return launch<kDim, false, 6>(call, processors, stream);
-    case 7: return launch<kDim, false, 7>(call, processors, stream);
-    default: return launch<kDim, false, 0>(call, processors, stream);
+  switch (chosen_way<kDim>()) {
+#define SC_WAY(way) \
+  case way: return launch<kDim, false, way>(call, processors, stream)
+    SC_WAY(kLazy);
+    SC_WAY(kAhead | kLazy);
+    SC_WAY(kAhead | kLazy | kTurns);
+    SC_WAY(kAhead | kSwift);
+    SC_WAY(kAhead | kSwift | kTurns);
+    SC_WAY(kAhead | kSwift | kPairs);
+    SC_WAY(kAhead | kSwift | kTurns | kPairs);
+#undef SC_WAY
+    default: return launch<kDim, false, kDefaultWay>(call, processors, stream);
   }
 }
 

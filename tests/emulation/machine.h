@@ -71,6 +71,7 @@ struct Machine {
   unsigned char* shared = nullptr;
   std::map<uint32_t, Barrier> barriers;
   std::map<int, Meeting> meetings;
+  std::map<int, int> votes;  // at a named barrier
   Post posts[2][1024];
   uint64_t progress = 0;  // something has happened that others may wait for
 

@@ -55,6 +55,13 @@ class AttentionProblem:
         ranges = [(k, v) for (_, k), (_, v) in zip(*narrow)]
         return replace(self, keys=keys, values=values, ranges=ranges)
 
+    def restored(self) -> AttentionProblem:
+        """The same with what narrow storage holds, in bfloat16."""
+        if not self.ranges:
+            return self
+        restore = lambda tensors, i: [reference.from_storage(x, r[i]).bfloat16() for x, r in zip(tensors, self.ranges)]
+        return replace(self, keys=restore(self.keys, 0), values=restore(self.values, 1), ranges=[])
+
     def stream(self) -> AttentionStream:
         from streamchar_rt.ops._native import AttentionStream, KvSegment
 

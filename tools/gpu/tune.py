@@ -1,13 +1,14 @@
-"""Times the ways in which the sm_90a attention kernel can go about its work, beside cuDNN's plain attention, and lets
-ncu say where the time of two of them goes. See ``Way`` in ``csrc/kernels/cuda/hopper_attention.cuh``.
+"""Times the ways in which the sm_90a attention kernel can go about its work, beside cuDNN's plain attention, and names
+the best ones; ``--profile`` lets ncu say where the time of one goes. See ``Way`` in
+``csrc/kernels/cuda/hopper_attention.cuh``.
 
-A way that reads where it must not, or hangs, takes its own process along and no other.
+A way that reads where it must not, or hangs, takes the ways of its own process along and no others.
 """
 from __future__ import annotations
 
 import argparse
+import math
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import report, timing
+from .attention_ways import ALL, SETTING, WAYS
 from .children import side_by_side
 from .problems import AttentionProblem
 
@@ -27,18 +29,21 @@ CASES = [
     ("2.4k x 5k", 2432, [512, 2176, 2432], 24, 128),
     ("4k x 8k, one segment", 4096, [8192], 24, 128),
     ("full 880x5280", 880, [880, 880, 2640, 880], 24, 128),
+    ("full 880x7920", 880, [880, 880, 5280, 880], 24, 128),
     ("4k x 8k, head 64", 4096, [512, 3584, 4096], 24, 64),
     ("mini 272x880", 272, [64, 272, 272, 272], 4, 64),
 ]
-_SETTING = "STREAMCHAR_SM90_WAY"
-_SINGLE, _PAIRS = (0, 1, 2, 3), (4, 5, 6, 7)      # blocks alone, and in clusters of two
-_PROFILED = (3, 7)
+#: What decides which way is best, by head size.
+_WEIGHED = {128: ("4k x 8k", "2.4k x 5k", "full 880x5280", "full 880x7920"), 64: ("4k x 8k, head 64", "mini 272x880")}
+_LEAST_SECONDS = 9      # what is kept for each group that is still to come
+_CUDNN = "sdpa cudnn"
+_TUNED = "attention ways"
 _SECTIONS = ("SpeedOfLight", "SchedulerStats", "WarpStateStats", "MemoryWorkloadAnalysis", "LaunchStats",
              "InstructionStats", "SourceCounters")
 
 
 def attend(p: AttentionProblem, way: int) -> torch.Tensor:
-    os.environ[_SETTING] = str(way)
+    os.environ[SETTING] = str(way)
     return p.attend("sm90")[0]
 
 
@@ -54,13 +59,33 @@ def measure(out: Path, ways: tuple[int, ...]) -> None:
             with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
                 return F.scaled_dot_product_attention(query, keys, values)[0].transpose(0, 1)
 
-        calls = {f"way {way}": lambda way=way: attend(p, way) for way in ways} | {"sdpa cudnn": plain}
+        calls = {f"way {way}": lambda way=way: attend(p, way) for way in ways} | {_CUDNN: plain}
         errors = {name: float((call().float() - wanted).norm() / wanted.norm()) for name, call in calls.items()}
-        for name, (us, worst) in timing.in_turns(calls, rounds=30).items():
-            report.add(out, {"kind": "time", "op": "attention ways", "case": case, "way": name, "us": us,
-                             "p99_us": worst, "error": errors[name], "tflops": p.flops / us * 1e-6})
+        times = timing.in_turns(calls, rounds=30)
+        for name, (us, worst) in times.items():
+            report.add(out, {"kind": "time", "op": _TUNED, "case": case, "way": name, "us": us, "p99_us": worst,
+                             "cudnn_us": times[_CUDNN][0], "error": errors[name], "tflops": p.flops / us * 1e-6})
             print(f"{case:22s} {name:11s} {us:8.1f} us {p.flops / us * 1e-6:6.0f} TFLOP/s  error {errors[name]:.1e}",
                   flush=True)
+
+
+def best(rows: list[dict]) -> dict[int, int]:
+    """The best way of each head size: by the geometric mean, over its cases, of its time as a share of cuDNN's in the
+    same process. A way that is wrong or has no time in a case is none."""
+    found = {}
+    for head_dim, cases in _WEIGHED.items():
+        scores = {}
+        for way in (f"way {way}" for way in ALL):
+            of_way = {row["case"]: row for row in rows if row["way"] == way and row["error"] < 2e-2}
+            if all(case in of_way for case in cases):
+                shares = [of_way[case]["us"] / of_way[case]["cudnn_us"] for case in cases]
+                scores[way] = sum(map(math.log, shares)) / len(cases)
+        if scores:
+            way = min(scores, key=scores.__getitem__)
+            found[head_dim] = int(way.split()[1])
+            ranked = ", ".join(f"{way} {math.exp(scores[way]):.3f}" for way in sorted(scores, key=scores.__getitem__))
+            print(f"head {head_dim}, of cuDNN's time: {ranked}")
+    return found
 
 
 def profile(out: Path, way: int, seconds: float) -> None:
@@ -94,7 +119,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ways", help="measure these, in this process")
     parser.add_argument("--launch", type=int, help="launch one way three times, for a profiler")
-    parser.add_argument("--seconds", type=float, default=105, help="for everything")
+    parser.add_argument("--seconds", type=float, default=44, help="for all ways")
+    parser.add_argument("--profile", type=int, metavar="WAY", help="afterwards let ncu look at this one, 25 s at most")
     options = parser.parse_args()
     if options.launch is not None:
         launch(options.launch)
@@ -103,17 +129,22 @@ def main() -> int:
         measure(options.out, tuple(int(way) for way in options.ways.split(",")))
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
+    before = len(report.rows(options.out))
     end = time.monotonic() + options.seconds
-    left = lambda most: max(1.0, min(most, end - time.monotonic()))
     worst = 0
-    for ways in (_SINGLE, _PAIRS):
+    for i, ways in enumerate(WAYS):
         name = ",".join(map(str, ways))
         command = [sys.executable, "-m", "tools.gpu.tune", "--out", str(options.out), "--ways", name]
-        worst = max(worst, *side_by_side({f"ways {name}": command}, left(32)).values())
-    if shutil.which("ncu"):
-        for way in _PROFILED:
-            profile(options.out, way, left(25))
-    return int(worst != 0)
+        seconds = max(1.0, end - time.monotonic() - _LEAST_SECONDS * (len(WAYS) - 1 - i))
+        worst = max(worst, *side_by_side({f"ways {name}": command}, seconds).values())
+    if options.profile is not None:
+        profile(options.out, options.profile, 25)
+    found = best([row for row in report.rows(options.out)[before:] if row.get("op") == _TUNED])
+    if 64 in found:
+        print(f"best way of head 64 {found[64]}")
+    if 128 in found:
+        print(f"best way {found[128]}")
+    return int(worst != 0 or 128 not in found)
 
 
 if __name__ == "__main__":

@@ -48,67 +48,87 @@ struct AttentionRows {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int token = first_token + lane / 4 + 8 * r;
-      if (token >= stream.tokens) continue;
       const float inverse = denominator[r] > 0.0f ? 1.0f / denominator[r] : 0.0f;
       const int64_t row = int64_t{token} * stream.heads + head;
-      auto* out = static_cast<uint32_t*>(stream.out) + row * (kDim / 2) + (lane & 3);
+      auto* out = static_cast<uint4*>(stream.out) + row * (kDim / 8) + (lane & 3);
 #pragma unroll
-      for (int n = 0; n < kDim / 8; ++n) {
-        out[n * 4] = pack_bf16(sum[4 * n + 2 * r] * inverse, sum[4 * n + 2 * r + 1] * inverse);
+      for (int n = 0; n < kDim / 8; n += 4) {
+        uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int e = 4 * (n + i) + 2 * r;
+          words[i] = pack_bf16(sum[e] * inverse, sum[e + 1] * inverse);
+        }
+        exchange(words, lane);
+        if (token < stream.tokens) out[n] = make_uint4(words[0], words[1], words[2], words[3]);
       }
-      if (stream.lse && (lane & 3) == 0) {
+      if (token < stream.tokens && stream.lse && (lane & 3) == 0) {
         stream.lse[row] = denominator[r] > 0.0f ? (maximum[r] * scale + log2f(denominator[r])) / kLog2E : -INFINITY;
       }
     }
   }
 
   // This warp's part of a split tile goes to its slot. True for the warp that arrives last: it has then merged all of
-  // them. A whole warp calls; nobody waits for anybody.
+  // them, `kTogether` under way at once. A whole warp calls; nobody waits for anybody.
+  template <int kTogether>
   __device__ __forceinline__ bool merge(void* workspace, const PartialLayout& layout, const Split& split,
                                         const WorkPart& part, int warp, int lane, float scale) {
     auto* counters = static_cast<unsigned*>(workspace);
     auto* slots = reinterpret_cast<float*>(counters + PartialLayout::kCounters);
     write(slots + layout.partial(part.slot, warp), lane);
-    // Release and acquire, as in the CUDA samples' threadFenceReduction: every lane's stores are fenced, then ordered
-    // before lane 0's arrival; and the last arrival is ordered before every lane's loads, which skip L1.
-    __threadfence();
+    // Every lane's stores come before lane 0's arrival, which releases them; and the last arrival, which acquires what
+    // the others released, before every lane's loads, which skip L1. A warp's barrier orders what its lanes do.
     __syncwarp();
     unsigned arrived = 0, *counter = counters + layout.counter(part.last_block, warp);
-    if (lane == 0) arrived = atomicAdd(counter, 1u) + 1u;
+    if (lane == 0) arrived = arrive_in_memory(counter) + 1u;
     arrived = __shfl_sync(~0u, arrived, 0);
     if (arrived != static_cast<unsigned>(part.sharers())) return false;
-    __threadfence();
+    __syncwarp();
     if (lane == 0) *counter = 0;  // for the next call: nobody else comes to it in this one
 
-    float top[2] = {-INFINITY, -INFINITY};
-    for (int b = part.first_block; b <= part.last_block; ++b) {
-      const float4 state = read(slots + layout.partial(split.slot_of(part, b), warp), kDim / 8, lane);
-      top[0] = fmaxf(top[0], state.x);
-      top[1] = fmaxf(top[1], state.y);
-    }
     clear();
-#pragma unroll 1
+#pragma unroll kTogether
     for (int b = part.first_block; b <= part.last_block; ++b) {
       const float* slot = slots + layout.partial(split.slot_of(part, b), warp);
       const float4 state = read(slot, kDim / 8, lane);
+      float4 theirs[kDim / 8];
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n) theirs[n] = read(slot, n, lane);
+      const float top[2] = {fmaxf(maximum[0], state.x), fmaxf(maximum[1], state.y)};
       const float weight[2] = {exp2_fast((state.x - top[0]) * scale), exp2_fast((state.y - top[1]) * scale)};
-      denominator[0] += state.z * weight[0];
-      denominator[1] += state.w * weight[1];
+      const float factor[2] = {exp2_fast((maximum[0] - top[0]) * scale), exp2_fast((maximum[1] - top[1]) * scale)};
+      const float add[2] = {state.z, state.w};
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        maximum[r] = top[r];
+        denominator[r] = denominator[r] * factor[r] + add[r] * weight[r];
+      }
 #pragma unroll
       for (int n = 0; n < kDim / 8; ++n) {
-        const float4 x = read(slot, n, lane);
-        sum[4 * n] += x.x * weight[0];
-        sum[4 * n + 1] += x.y * weight[0];
-        sum[4 * n + 2] += x.z * weight[1];
-        sum[4 * n + 3] += x.w * weight[1];
+        sum[4 * n] = sum[4 * n] * factor[0] + theirs[n].x * weight[0];
+        sum[4 * n + 1] = sum[4 * n + 1] * factor[0] + theirs[n].y * weight[0];
+        sum[4 * n + 2] = sum[4 * n + 2] * factor[1] + theirs[n].z * weight[1];
+        sum[4 * n + 3] = sum[4 * n + 3] * factor[1] + theirs[n].w * weight[1];
       }
     }
-    maximum[0] = top[0];
-    maximum[1] = top[1];
     return true;
   }
 
  private:
+  // Word i of lane j of four becomes word j of lane i: 16 bytes of eight channels in a row.
+  __device__ __forceinline__ static void exchange(uint32_t (&words)[4], int lane) {
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) {
+      const bool upper = lane & step;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (i & step) continue;
+        const uint32_t theirs = __shfl_xor_sync(~0u, upper ? words[i] : words[i + step], step);
+        (upper ? words[i] : words[i + step]) = theirs;
+      }
+    }
+  }
+
   __device__ __forceinline__ void write(float* slot, int lane) const {
     auto* to = reinterpret_cast<float4*>(slot) + lane;
 #pragma unroll

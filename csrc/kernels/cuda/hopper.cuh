@@ -72,6 +72,16 @@ __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.asy
 // -- warpgroups
 // Waits for all 128 threads that use the named barrier `id` (0 is __syncthreads).
 __device__ __forceinline__ void group_sync(int id) { asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); }
+// The same, and whether `x` holds for any of them.
+__device__ __forceinline__ bool group_any(int id, bool x) {
+  uint32_t any;
+  asm volatile(
+      "{\n .reg .pred p, q;\n setp.ne.u32 p, %1, 0;\n bar.red.or.pred q, %2, 128, p;\n selp.u32 %0, 1, 0, q;\n}"
+      : "=r"(any)
+      : "r"(static_cast<uint32_t>(x)), "r"(id)
+      : "memory");
+  return any;
+}
 // Two warpgroups at the named barrier `id`: one arrives and goes on, the other one waits for it.
 __device__ __forceinline__ void pair_arrive(int id) { asm volatile("bar.arrive %0, 256;" ::"r"(id) : "memory"); }
 __device__ __forceinline__ void pair_sync(int id) { asm volatile("bar.sync %0, 256;" ::"r"(id) : "memory"); }

@@ -2,16 +2,18 @@
 #pragma once
 
 #include "kernels/cuda/hopper_attention.cuh"
-#include "kernels/cuda/token_row.cuh"
+#include "kernels/cuda/hopper_queries.cuh"
 
 namespace streamchar::cuda::hopper_attention {
 
-inline constexpr float kLazyGrowth = 8.0f;   // to base 2
+inline constexpr float kLazyGrowth = 8.0f;     // to base 2
+inline constexpr float kSwiftSum = 65536.0f;   // of a thread's weights of a row of a tile
 
 // One consumer warpgroup's state: 64 rows, of which a thread has two, and their running softmax.
 template <int kDim, bool kNarrow, int kWay>
 struct Consumer {
-  using S = Shape<kDim, kNarrow>;
+  using S = Shape<kDim, kNarrow, kWay>;
+  static constexpr int kLogits = kKeys / 2;   // of a thread
 
   const Problem& problem;
   unsigned char* memory;  // shared memory's start, and its address for the asynchronous units
@@ -19,18 +21,21 @@ struct Consumer {
   int group;              // 0 to kGroups - 1
   int thread;             // 0 to 127
   float scale;            // of logits, to base 2
-  Ring<S::kStages> key, value;
+  Ring<S::kKeyStages> key;
+  Ring<S::kValueStages> value;
+  Ring<S::kQueryStages> query;
+  bool has_queries = false;   // of the first segment of the first part, and whatever came after
 
   const AttentionStream* stream;
   int head;
   int first_row;          // token of the warpgroup's first row
   float unit;             // what the sums are multiples of: the range of narrow values, per step
-  float logits[kKeys / 2];
+  float logits[kLogits];
   AttentionRows<kDim> rows;
   uint32_t weights[kKeys / 16][4];
   float factor[2];
 
-  __device__ __forceinline__ Barriers<S::kStages> barriers() const { return {shared + S::kBarriers}; }
+  __device__ __forceinline__ Barriers<S> barriers() const { return {shared + S::kBarriers}; }
   __device__ __forceinline__ int lane() const { return thread & 31; }
   __device__ __forceinline__ Pair* base(int row) const {
     return reinterpret_cast<Pair*>(memory + S::kBase) + (group * 64 + row) * (kDim / 2);
@@ -61,7 +66,13 @@ struct Consumer {
     head = part.head;
     first_row = (part.query_block * kTileBlocks<kWay> + block_rank<kWay>()) * S::kRows + group * 64;
     unit = 1.0f;
-    constexpr int kBatch = 8;   // rows that are under way together
+    rows.clear();
+    if constexpr (!S::kQueriesAhead) make_base();
+  }
+
+  // The part's queries, normalised and rotated, in float32.
+  __device__ __forceinline__ void make_base() {
+    constexpr int kBatch = kDim == 64 ? 16 : 8;   // rows that are under way together
 #pragma unroll 1
     for (int r = 0; r < 16; r += kBatch) {
       const int row = thread / 32 * 16 + r;
@@ -78,7 +89,35 @@ struct Consumer {
         for (int i = 0; i < kDim / 64; ++i) base(row + j)[lane() + 32 * i] = x[i];
       }
     }
-    rows.clear();
+  }
+
+  // From here on `query` is the tile of a segment's queries. Returns what the sums so far are to be multiplied by.
+  __device__ __forceinline__ float enter(const Segment& segment) {
+    if constexpr (S::kQueriesAhead) {
+      if (lane() == 0) barrier_arrive(barriers().query_empty(query.stage));   // its products have been waited for
+      query.advance();
+      barrier_wait(barriers().query_full(query.stage), query.parity);
+      return 1.0f;
+    } else {
+      return make_queries(segment);
+    }
+  }
+
+  // The same at a part's begin. Nobody has made the very first ones ahead.
+  __device__ __forceinline__ void enter_part(const Segment& segment) {
+    if (!S::kQueriesAhead || has_queries) {
+      enter(segment);
+      return;
+    }
+    has_queries = true;
+    constexpr int kBatch = 8;
+#pragma unroll 1
+    for (int r = 0; r < 16; r += kBatch) {
+      make_query_rows<kDim, kBatch, kDim == 128>(*stream, segment, head, first_row, thread / 32 * 16 + r,
+                                    memory + group * S::kGroupTile, lane());
+    }
+    publish_shared();
+    group_sync(1 + group);
   }
 
   // The queries of a segment, into the warpgroup's tile. All of this warp's products must be done. Returns what the
@@ -120,13 +159,14 @@ struct Consumer {
 
   __device__ __forceinline__ void await_keys() const { barrier_wait(barriers().key_full(key.stage), key.parity); }
   __device__ __forceinline__ void start_logits() {
-    const uint32_t queries = shared + group * S::kGroupTile, keys = shared + S::kKeyTiles + key.stage * S::kTile;
+    const uint64_t queries = hopper::row_operand(shared + query.stage * S::kQueryTile + group * S::kGroupTile);
+    const uint64_t keys = hopper::row_operand(shared + S::kKeyTiles + key.stage * S::kTile);
     pin(logits);
     multiply_begin();
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k) {
-      multiply_rows<kNarrow>(logits, hopper::row_operand(queries + hopper::row_operand_step(64, k)),
-                             hopper::row_operand(keys + hopper::row_operand_step(kKeys, k)), k != 0);
+      multiply_rows<kNarrow>(logits, hopper::further(queries, hopper::row_operand_step(64, k)),
+                             hopper::further(keys, hopper::row_operand_step(kKeys, k)), k != 0);
     }
     multiply_commit();
   }
@@ -134,28 +174,30 @@ struct Consumer {
   // After the wait for the logits' products.
   __device__ __forceinline__ void logits_done() {
     pin(logits);
+    leave_keys();
+  }
+  __device__ __forceinline__ void leave_keys() {
     release(barriers().key_empty(key.stage));
     key.advance();
   }
 
   __device__ __forceinline__ void start_values() {
-    const uint32_t values = shared + S::kValueTiles + value.stage * S::kTile;
+    const uint64_t values = hopper::column_operand(shared + S::kValueTiles + value.stage * S::kTile, kKeys);
     barrier_wait(barriers().value_full(value.stage), value.parity);
     pin(rows.sum);
     multiply_begin();
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) {
-      multiply_columns<kNarrow>(rows.sum, weights[k],
-                                hopper::column_operand(values + hopper::column_operand_step(k), kKeys));
+      multiply_columns<kNarrow>(rows.sum, weights[k], hopper::further(values, hopper::column_operand_step(k)));
     }
     multiply_commit();
   }
 
   // ptxas moves the wait for the weighted values up to where they were started, before the softmax that is to run
-  // meanwhile, unless a branch lies between that needs the softmax's results. This one is never taken, as denominators
-  // are not negative; what it would wait for has happened.
-  __device__ __forceinline__ void keep_apart() const {
-    const uint32_t signs = __float_as_uint(rows.denominator[0]) & __float_as_uint(rows.denominator[1]);
+  // meanwhile, unless a branch lies between that needs the softmax's results. This one is never taken, as sums of
+  // weights are not negative; what it would wait for has happened.
+  __device__ __forceinline__ void keep_apart(const float (&sums)[2]) const {
+    const uint32_t signs = __float_as_uint(sums[0]) & __float_as_uint(sums[1]);
     if (signs >> 31) barrier_wait(barriers().value_full(value.stage), value.parity);
   }
 
@@ -167,14 +209,17 @@ struct Consumer {
     value.advance();
   }
 
+  __device__ __forceinline__ void mask(int keys) {
+    if (keys == kKeys) return;
+#pragma unroll
+    for (int i = 0; i < kLogits; ++i) {
+      if (hopper::result_column(thread, i) >= keys) logits[i] = -INFINITY;
+    }
+  }
+
   // Turns the logits of `keys` keys into weights; `factor` is what earlier sums are to be multiplied by.
   __device__ __forceinline__ void softmax(int keys) {
-    if (keys < kKeys) {
-#pragma unroll
-      for (int i = 0; i < kKeys / 2; ++i) {
-        if (hopper::result_column(thread, i) >= keys) logits[i] = -INFINITY;
-      }
-    }
+    mask(keys);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float top = rows.maximum[r];
@@ -206,17 +251,62 @@ struct Consumer {
     rows.multiply(factor);
   }
 
+  __device__ __forceinline__ void pack_step(int k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) weights[k][i] = pack<kNarrow>(logits[8 * k + 2 * i], logits[8 * k + 2 * i + 1]);
+  }
   __device__ __forceinline__ void pack_weights() {
 #pragma unroll
-    for (int k = 0; k < kKeys / 16; ++k) {
+    for (int k = 0; k < kKeys / 16; ++k) pack_step(k);
+  }
+
+  // Logits of 16 keys become weights relative to the maximum so far, and go into `sums`.
+  __device__ __forceinline__ void weigh_step(int k, const float (&offset)[2], float (&sums)[2]) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) weights[k][i] = pack<kNarrow>(logits[8 * k + 2 * i], logits[8 * k + 2 * i + 1]);
+    for (int i = 0; i < 8; ++i) {
+      float& x = logits[8 * k + i];
+      x = exp2_fast(x * scale - offset[i / 2 % 2]);
+      sums[i / 2 % 2] += x;
     }
+  }
+
+  // The rest of a tile after its logits are there, while the values of the one before are summed: without the maximum
+  // where that is as good, as the weights' sums tell in the end. Where not, the logits are made again.
+  __device__ __forceinline__ void swift_softmax(int keys) {
+    constexpr int kSteps = kKeys / 16, kHalf = kSteps / 2;
+    pin(logits);
+    mask(keys);
+    const float offset[2] = {rows.maximum[0] * scale, rows.maximum[1] * scale};
+    float sums[2] = {};
+#pragma unroll
+    for (int k = 0; k < kHalf; ++k) weigh_step(k, offset, sums);
+    keep_apart(sums);
+    values_done();
+#pragma unroll
+    for (int k = kHalf; k < kSteps; ++k) {
+      weigh_step(k, offset, sums);
+      pack_step(k - kHalf);
+    }
+#pragma unroll
+    for (int k = kHalf; k < kSteps; ++k) pack_step(k);
+    // Products are for all four warps, so one question for all of them.
+    if (group_any(1 + group, !(sums[0] < kSwiftSum && sums[1] < kSwiftSum))) {
+      start_logits();
+      multiply_wait<0>();
+      pin(logits);
+      softmax(keys);
+      pack_weights();
+      rows.multiply(factor);
+    } else {
+      rows.denominator[0] += sums[0];
+      rows.denominator[1] += sums[1];
+    }
+    leave_keys();
   }
 
   __device__ __forceinline__ void attend(Walk& walk) {
     if (walk.tiles == 0) return;
-    make_queries(walk.segment());
+    enter_part(walk.segment());
     await_keys();
     start_logits();
     multiply_wait<0>();
@@ -227,23 +317,27 @@ struct Consumer {
     for (int i = 1; i < walk.tiles; ++i) {
       walk.advance();
       float ratio = 1.0f;
-      if (walk.at.starts_segment()) ratio = make_queries(walk.segment());
+      if (walk.at.starts_segment()) ratio = enter(walk.segment());
       await_keys();
       take_turn();
       start_logits();
       start_values();
       pass_turn();
       multiply_wait<1>();  // the logits
-      logits_done();
-      softmax(walk.at.keys);
-      keep_apart();
-      values_done();
-      pack_weights();
-      if constexpr (kNarrow) {
-        factor[0] *= ratio;
-        factor[1] *= ratio;
+      if constexpr (kWay & kSwift) {
+        swift_softmax(walk.at.keys);
+      } else {
+        logits_done();
+        softmax(walk.at.keys);
+        keep_apart(rows.denominator);
+        values_done();
+        pack_weights();
+        if constexpr (kNarrow) {
+          factor[0] *= ratio;
+          factor[1] *= ratio;
+        }
+        rescale();
       }
-      rescale();
     }
     start_values();
     values_done();
@@ -254,7 +348,9 @@ struct Consumer {
     rows.finish(kNarrow ? unit : 1.0f);
     if (part.split()) {
       constexpr PartialLayout kLayout{kTileBlocks<kWay> * S::kGroups * 4, kDim};
-      if (!rows.merge(problem.call.workspace, kLayout, problem.split, part, warp, lane(), scale)) return;
+      constexpr int kTogether = kDim == 64 ? 2 : 1;
+      void* const workspace = problem.call.workspace;
+      if (!rows.template merge<kTogether>(workspace, kLayout, problem.split, part, warp, lane(), scale)) return;
     }
     rows.store(*stream, head, first_row + thread / 32 * 16, lane(), scale);
   }

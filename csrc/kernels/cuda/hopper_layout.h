@@ -29,6 +29,11 @@ SC_HOST_DEVICE uint64_t matrix_descriptor(uint32_t shared_address, uint32_t lead
          uint64_t{1} << 62;
 }
 
+// The descriptor of what lies `bytes` further on: one addition, where the compiler would put all fields together again.
+SC_HOST_DEVICE uint64_t further(uint64_t descriptor, uint32_t bytes) {
+  return (descriptor & ~uint64_t{0xFFFFFFFFu}) | (static_cast<uint32_t>(descriptor) + (bytes >> 4));
+}
+
 // Operands whose rows are summed along (queries, keys): step k of 16 columns starts here within the tile.
 SC_HOST_DEVICE uint32_t row_operand_step(int rows, int k) {
   return static_cast<uint32_t>(k / 4 * rows * kBlockRowBytes + k % 4 * 32);

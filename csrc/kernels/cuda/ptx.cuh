@@ -68,6 +68,11 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
   return kHalf ? pack_f16(low, high) : pack_bf16(low, high);
 }
 
+// Four of the eight bytes of `a` and `b`, by hexadecimal digits of the selector.
+__device__ __forceinline__ uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
+
 // Two float16 at a time.
 __device__ __forceinline__ uint32_t multiply_halves(uint32_t a, uint32_t b) {
   uint32_t r;
@@ -87,6 +92,14 @@ __device__ __forceinline__ uint32_t convert_float8(uint32_t bytes) {
   return r;
 }
 #endif
+
+// Counts an arrival in device memory and returns those before it. Releases what this thread's warp has stored and
+// synchronised with it, and acquires what arrivals before it released.
+__device__ __forceinline__ unsigned arrive_in_memory(unsigned* counter) {
+  unsigned before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
+}
 
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;

@@ -57,6 +57,16 @@ inline void copy_box_to_pair(uint32_t, const CUtensorMap*, uint32_t, int, int, i
 inline void cluster_sync() { std::abort(); }
 
 inline void group_sync(int id) { emulated::machine().meet(id, 128); }
+inline bool group_any(int id, bool x) {
+  emulated::Machine& m = emulated::machine();
+  m.votes[id] += x;
+  m.meet(id, 128);
+  const bool any = m.votes[id] > 0;
+  m.meet(id, 128);
+  m.votes[id] = 0;
+  m.meet(id, 128);
+  return any;
+}
 inline void pair_arrive(int id) { emulated::machine().arrive(id, 256); }
 inline void pair_sync(int id) { emulated::machine().meet(id, 256); }
 template <int kRegisters>
@@ -68,7 +78,8 @@ inline std::deque<std::vector<std::function<void()>>>& open_products() {
   emulated::Machine& m = emulated::machine();
   return m.threads[m.current].products;
 }
-inline void multiply_begin() {}
+// Products are a whole warpgroup's: its warps must come here together.
+inline void multiply_begin() { emulated::machine().meet(2000 + emulated::machine().current / 128, 128); }
 inline void multiply_commit() { open_products().emplace_back(); }
 template <int kOpen>
 void multiply_wait() {

@@ -104,6 +104,13 @@ inline uint32_t subtract_halves(uint32_t a, uint32_t b) {
                   emulated::element(a, 1, true) - emulated::element(b, 1, true));
 }
 
+inline uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t both = uint64_t{b} << 32 | a;
+  uint32_t picked = 0;
+  for (int i = 0; i < 4; ++i) picked |= static_cast<uint32_t>(both >> 8 * (selector >> 4 * i & 7) & 0xFF) << 8 * i;
+  return picked;
+}
+inline unsigned arrive_in_memory(unsigned* counter) { return atomicAdd(counter, 1u); }
 inline float exp2_fast(float x) { return std::exp2(x); }
 
 }  // namespace streamchar::cuda
