@@ -141,3 +141,17 @@ def test_the_judge_knows_eyes_that_do_as_they_are_told(rng):
         assert all(told == 0 for told, _ in found)
         assert all(open_ > 1 for _, open_ in found) == (kind != "ahead")
     assert all(told > 1 and open_ == 0 for kind in ("closed", "away") for told, open_ in still[kind])
+
+
+def test_eyes_close_as_far_as_the_decoder_draws_them(seeded):
+    wide, narrow = (EyeNet(EyeConfig(width=8, closing=closing)).eval() for closing in (1.0, 0.4))
+    torch.nn.init.normal_(wide.out.weight)
+    narrow.load_state_dict(wide.state_dict())
+    latents, reference = torch.randn(3, 12, 4, 4), torch.randn(1, 64, 4, 4)
+    moves = torch.rand(3, 4, MOVES) * 2 - 1
+    moves[..., 0] = torch.linspace(0, 1, 12).reshape(3, 4)
+    clamped = moves.clone()
+    clamped[..., 0].clamp_(max=0.4)
+    with torch.no_grad():
+        assert torch.equal(narrow(latents, reference, moves), wide(latents, reference, clamped))
+        assert not torch.allclose(narrow(latents, reference, moves), wide(latents, reference, moves))

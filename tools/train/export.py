@@ -96,9 +96,10 @@ def draw_cast(folder: Path) -> tuple[list[dict], dict[str, Path]]:
     return entries, files
 
 
-def manifest(characters: list[dict], steps: int, names: Iterable[str]) -> dict:
-    """``names``: of the tensors. Bundles that were made before there was a network for the eyes go without."""
-    eyes = {"eyes": EyeConfig().to_dict()} if any(name.startswith("eyes.") for name in names) else {}
+def manifest(characters: list[dict], steps: int, names: Iterable[str], closing: float = 1.0) -> dict:
+    """``names``: of the tensors. Bundles that were made before there was a network for the eyes go without.
+    ``closing``: how far those close."""
+    eyes = {"eyes": EyeConfig(closing=closing).to_dict()} if any(name.startswith("eyes.") for name in names) else {}
     return {
         "name": "mini",
         "stream": {"sample_rate": 16000, "fps": [25, 1], "width": 256, "height": 256, "chunk_frames": 16,
@@ -122,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--letter-to-sound", type=Path)
     parser.add_argument("--encoder-out", type=Path, help="file of the video encoder")
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--closing", type=float, default=1.0, help="how far eyes close, as far as the decoder draws it well")
     args = parser.parse_args(arguments)
     for name in ("codec", "vocoder", "orchestrator", "denoiser", "eyes", "scenes", "lexicon", "letter_to_sound"):
         if not args.base and not getattr(args, name):
@@ -133,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, given in (("lexicon.bin", args.lexicon), ("letter_to_sound.safetensors", args.letter_to_sound)):
             files[name] = Path(folder) / name
             files[name].write_bytes((given or args.base / name).read_bytes())
-        save_bundle(args.out, manifest(characters, args.steps, tensors), tensors, files, int8=INT8)
+        save_bundle(args.out, manifest(characters, args.steps, tensors, args.closing), tensors, files, int8=INT8)
     save_encoder(encoder, args.out, args.encoder_out or encoder_file(args.out))
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(f"{args.out}: {size / 2 ** 20:.1f} MiB")

@@ -23,6 +23,7 @@ class EyeConfig:
     reference_channels: int = 64      # of the coarse reference features
     width: int = 48
     depth: int = 2
+    closing: float = 1.0              # the most that eyes close: as far as the bundle's decoder draws it well
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -61,6 +62,8 @@ class EyeNet(nn.Module):
         ``reference``: (N or 1, C', h, w) coarse reference features; ``moves``: (N, 4 frames, MOVES), see
         ``orchestrator.eyes``. The movement of head and body stays as it is.
         """
+        if self.config.closing < 1:
+            moves = torch.cat([moves[..., :1].clamp(max=self.config.closing), moves[..., 1:]], -1)
         told = F.silu(self.moves(moves.flatten(1)))
         still = F.layer_norm(reference.movedim(1, -1), reference.shape[1:2]).movedim(-1, 1)
         x = self.latents(latents) + self.reference(still)
