@@ -246,7 +246,7 @@ struct Consumer {
       constexpr PartialLayout kLayout{S::kGroups * 4, kDim};
       constexpr int kTogether = kDim == 64 ? 2 : 1;
       void* const workspace = problem.call.workspace;
-      if (!rows.template merge<kTogether>(workspace, kLayout, problem.split, part, warp, lane(), scale)) return;
+      if (!rows.template merge<kTogether>(workspace, kLayout, part, warp, lane(), scale)) return;
     }
     rows.store(*stream, head, first_row + thread / 32 * 16, lane(), scale);
   }
