@@ -4,7 +4,8 @@
 // A tile is one block of queries, of one head of one stream. Its work is counted in units: the key blocks that it
 // attends to, or one where it has no key. The units of all tiles lie on a line, stream by stream, head by head, query
 // block by query block. To begin a tile takes time, too: as much as `lead` units, which lie before its own without
-// being any. Thread block b of `grid` does what lies from length * b / grid to length * (b + 1) / grid.
+// being any; none where there are too few units to keep all thread blocks busy. Thread block b of `grid` does what lies
+// from length * b / grid to length * (b + 1) / grid.
 //
 // Invariants:
 //   1. Every unit belongs to exactly one thread block, and loads differ by at most one unit, leads included.
