@@ -15,26 +15,30 @@ from streamchar_rt.ops import reference
 from .native_support import native
 
 layout = native.layout
+LEAD = 7    # of a tile, in units
 
 
 def check_split(work: list[tuple[int, int, int]], blocks: int) -> dict[tuple, list[dict]]:
     """Every promise of work_split.h; the parts of each tile in the order of thread blocks."""
     split = layout.work_split(work, blocks)
     tiles = [(s, h, q) for s, (heads, queries, _) in enumerate(work) for h in range(heads) for q in range(queries)]
-    line = [(tile, unit) for tile in tiles for unit in range(work[tile[0]][2])]
+    units = sum(work[tile[0]][2] for tile in tiles)
     grid = len(split)
-    if not line:
+    if not units:
         assert grid == 0
         return {}
-    assert 1 <= grid <= min(blocks, len(line))
-    assert grid == min(blocks, max(len(tiles), len(line) // 2))
+    assert 1 <= grid <= min(blocks, units)
+    assert grid == min(blocks, max(len(tiles), units // 2))
+    lead = min(LEAD, units // grid) if max(len(tiles), units // 2) > blocks else 0
+    line = [(tile, unit) for tile in tiles for unit in [None] * lead + list(range(work[tile[0]][2]))]
 
     found: dict[tuple, list[dict]] = defaultdict(list)
     slots, counters, loads = set(), {}, []
     for block, parts in enumerate(split):
-        own = line[len(line) * block // grid : len(line) * (block + 1) // grid]
+        share = line[len(line) * block // grid : len(line) * (block + 1) // grid]
+        own = [(tile, unit) for tile, unit in share if unit is not None]
         assert [(p["tile"], unit) for p in parts for unit in range(*p["units"])] == own
-        loads.append(len(own))
+        loads.append(len(share))
         assert sum(p["split"] for p in parts) <= 2
         time = 0
         for p in parts:
@@ -98,6 +102,22 @@ def test_long_lists_of_video_and_audio_are_divided_down_to_every_key(seeded):
                 for key in range(first, first + n)
             ]
             assert sorted(keys) == [(i, key) for i, n in enumerate(rows) for key in range(n)]
+
+
+#: (heads, query blocks, key blocks) of each stream: video and audio of a large session, of four, and one alone.
+LISTS = [[(24, 7, 42), (24, 1, 4)], [(24, 1, 4), (24, 19, 40)], [(24, 5, 19), (24, 1, 5)] * 4, [(24, 7, 42)],
+         [(24, 7, 63)], [(24, 32, 64)]]
+
+
+@pytest.mark.parametrize("work", LISTS, ids=str)
+@pytest.mark.parametrize("blocks", [108, 132])
+def test_no_thread_block_takes_much_longer_than_the_others(work, blocks):
+    """By its key blocks, and by the tiles that it begins or goes on with, as each takes the time of some more."""
+    split = layout.work_split(work, blocks)
+    times = [sum(LEAD + p["units"][1] - p["units"][0] for p in parts) for parts in split]
+    assert len(split) == blocks and max(times) <= 1.05 * sum(times) / blocks
+    shortest = LEAD + min(keys for _, _, keys in work)
+    assert max(map(len, split)) <= max(times) / shortest + 2     # the first and the last may be of split tiles
 
 
 def test_tiles_that_meet_at_the_end_of_the_line_go_round():

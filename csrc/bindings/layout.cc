@@ -83,15 +83,15 @@ std::vector<std::vector<py::dict>> work_split(const std::vector<std::tuple<int, 
       unit += static_cast<uint32_t>(p.end - p.begin);
       std::vector<int> keys, slots;
       for (int i = p.begin; i < p.end; ++i) keys.push_back(p.key_block(i));
-      for (int b = p.first_block; b <= p.last_block; ++b) slots.push_back(split.slot_of(p, b));
+      for (int b = p.first_block(); b <= p.last_block; ++b) slots.push_back(p.slot_of(b));
       py::dict part;
       part["tile"] = py::make_tuple(p.stream, p.head, p.query_block);
       part["units"] = py::make_tuple(p.begin, p.end);
       part["of"] = p.key_blocks;
       part["keys"] = keys;
       part["split"] = p.split();
-      part["slot"] = p.slot;
-      part["blocks"] = py::make_tuple(p.first_block, p.last_block);
+      part["slot"] = p.slot_of(block);
+      part["blocks"] = py::make_tuple(p.first_block(), p.last_block);
       part["merged"] = slots;
       found[static_cast<std::size_t>(block)].push_back(part);
     }

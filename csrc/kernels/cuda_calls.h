@@ -3,8 +3,8 @@
 // where the cache has it. All calls are asynchronous on `stream`, allocate nothing and never wait for the device, and
 // are safe to capture in a CUDA graph: sizes and addresses are taken at the call.
 //
-// State: compiled for sm_80, sm_90 and as PTX, segment_attention also for sm_90a; checked in disassembly, and attention
-// and kv_append run on an emulation (tests/emulation). Unverified on a GPU.
+// State: compiled for sm_80, sm_90 and as PTX, segment_attention also for sm_90a; verified on an H200 and no other GPU,
+// see csrc/README.md. Attention and kv_append also run on an emulation (tests/emulation).
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,7 @@
 // waits for the device, and is safe to capture in a CUDA graph: sizes and addresses are taken at the call. A row of y
 // depends on that row of x, and on the number of rows, which chooses the kernel.
 //
-// State: compiled for sm_80 and sm_90a and checked in disassembly; unverified on a GPU.
+// State: compiled for sm_80 and sm_90a and checked in disassembly; verified on an H200 and no other GPU.
 #pragma once
 
 #include <cstdint>

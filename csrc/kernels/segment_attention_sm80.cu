@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kThreads) segment_attention_kernel(const __gri
     attend<kDim, kNarrow>(problem.call, part, Walk(problem.call, part), shared, warp, lane, scale, rows);
     if (part.split()) {
       constexpr PartialLayout kLayout{kWarps, kDim};
-      if (!rows.template merge<1>(problem.call.workspace, kLayout, problem.split, part, warp, lane, scale)) continue;
+      if (!rows.template merge<1>(problem.call.workspace, kLayout, part, warp, lane, scale)) continue;
     }
     rows.store(problem.call.streams[part.stream], part.head, part.query_block * kRows + warp * 16, lane, scale);
   }

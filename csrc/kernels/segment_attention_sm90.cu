@@ -26,10 +26,6 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
-#include <cstdlib>
-#include <cstring>
-
-#include "kernels/cuda/cluster_launch.cuh"
 #include "kernels/cuda/hopper_consumer.cuh"
 #include "kernels/cuda/hopper_producer.cuh"
 
@@ -38,66 +34,48 @@ namespace {
 
 using namespace hopper_attention;
 
-constexpr int kDefaultWay = kPlain;
-constexpr uint32_t kShortUnits = 6;   // key blocks of a block
-
-template <int kDim, bool kNarrow, int kWay>
-__global__ void __launch_bounds__(Shape<kDim, kNarrow, kWay>::kThreads, 1)
+template <int kDim, bool kNarrow>
+__global__ void __launch_bounds__(Shape<kDim, kNarrow>::kThreads, 1)
     segment_attention_kernel(const __grid_constant__ Problem problem) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using S = Shape<kDim, kNarrow, kWay>;
+  using S = Shape<kDim, kNarrow>;
   extern __shared__ __align__(1024) unsigned char memory[];
   const uint32_t shared = shared_address(memory);
   const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);
 
   if (threadIdx.x == 0) {
     const Barriers<S> barriers{shared + S::kBarriers};
-    constexpr int kReaders = 4 * S::kGroups * kTileBlocks<kWay>;  // consumer warps
-    constexpr int kWriters = kNarrow ? 4 : 1;                     // producer warps, or the thread that expects copies
-    for (int stage = 0; stage < S::kKeyStages; ++stage) {
+    constexpr int kReaders = 4 * S::kGroups;   // consumer warps
+    constexpr int kWriters = kNarrow ? 4 : 1;  // producer warps, or the thread that expects copies
+    for (int stage = 0; stage < S::kStages; ++stage) {
       barrier_init(barriers.key_full(stage), kWriters);
       barrier_init(barriers.key_empty(stage), kReaders);
-    }
-    for (int stage = 0; stage < S::kValueStages; ++stage) {
       barrier_init(barriers.value_full(stage), kWriters);
       barrier_init(barriers.value_empty(stage), kReaders);
     }
-    for (int stage = 0; stage < S::kQueryStages; ++stage) {
-      barrier_init(barriers.query_full(stage), kQueryWarps);
-      barrier_init(barriers.query_empty(stage), 4 * S::kGroups);
-    }
     barrier_init_done();
   }
-  if constexpr (kWay & kPairs) {
-    cluster_sync();
-  } else {
-    __syncthreads();
-  }
+  __syncthreads();
 
   if (group == 0) {
-    give_registers<Registers<kDim, kNarrow, kWay>::kProducer>();
+    give_registers<Registers<kDim, kNarrow>::kProducer>();
     if constexpr (kNarrow) {
       if (problem.call.storage == KvStorage::kFloat8) {
         convert_all<kDim, true>(problem, memory, shared);
       } else {
         convert_all<kDim, false>(problem, memory, shared);
       }
-    } else {
-      if (threadIdx.x == 0) fetch_all<kDim, kWay>(problem, shared);
-      if constexpr (S::kQueriesAhead) {
-        if (threadIdx.x >= 32) prepare_queries<kDim, kWay>(problem, memory, shared);
-      }
+    } else if (threadIdx.x == 0) {
+      fetch_all<kDim>(problem, shared);
     }
   } else {
-    take_registers<Registers<kDim, kNarrow, kWay>::kConsumer>();
-    Consumer<kDim, kNarrow, kWay> consumer{problem, memory, shared, group - 1, static_cast<int>(threadIdx.x % 128),
-                                           kLog2E * rsqrtf(static_cast<float>(kDim))};
-    consumer.open_turns();
-    const int block = work_block<kWay>();
-    const uint32_t end = problem.split.start(block + 1);
+    take_registers<Registers<kDim, kNarrow>::kConsumer>();
+    Consumer<kDim, kNarrow> consumer{problem, memory, shared, group - 1, static_cast<int>(threadIdx.x % 128),
+                                     kLog2E * rsqrtf(static_cast<float>(kDim))};
+    const uint32_t end = problem.split.start(blockIdx.x + 1);
 #pragma unroll 1
-    for (uint32_t unit = problem.split.start(block); unit < end;) {
-      const WorkPart part = problem.split.part(block, unit);
+    for (uint32_t unit = problem.split.start(blockIdx.x); unit < end;) {
+      const WorkPart part = problem.split.part(blockIdx.x, unit);
       unit += part.end - part.begin;
       Walk walk(problem.call, part);
       consumer.begin(part);
@@ -105,7 +83,6 @@ __global__ void __launch_bounds__(Shape<kDim, kNarrow, kWay>::kThreads, 1)
       consumer.finish(part);
     }
   }
-  if constexpr (kWay & kPairs) cluster_sync();  // the other block may still copy into this one, or arrive here
 #endif
 }
 
@@ -124,94 +101,44 @@ EncodeTiled encode_tiled() {
   return found;
 }
 
-// Boxes of 64 channels and `box_rows` rows of one head.
-bool make_map(CUtensorMap& map, const TokenView& view, int rows, int heads, int head_dim, cuuint32_t box_rows) {
+// Boxes of 64 channels and a tile's rows of one head.
+bool make_map(CUtensorMap& map, const TokenView& view, int rows, int heads, int head_dim) {
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(head_dim), static_cast<cuuint64_t>(rows),
                               static_cast<cuuint64_t>(heads)};
   const cuuint64_t strides[] = {static_cast<cuuint64_t>(view.token_stride) * 2,
                                 static_cast<cuuint64_t>(view.head_stride) * 2};
-  const cuuint32_t box[] = {kBlockColumns, box_rows, 1}, steps[] = {1, 1, 1};
+  const cuuint32_t box[] = {kBlockColumns, kKeys, 1}, steps[] = {1, 1, 1};
   const EncodeTiled encode = encode_tiled();
   return encode && encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(view.data), sizes, strides, box,
                           steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-// STREAMCHAR_SM90_EXACT: a way is taken whatever the work, as tests of it want.
-bool takes_way_exactly() { return std::getenv("STREAMCHAR_SM90_EXACT") != nullptr; }
-
-template <int kDim, bool kNarrow, int kWay>
+template <int kDim, bool kNarrow>
 int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
-  using S = Shape<kDim, kNarrow, kWay>;
+  using S = Shape<kDim, kNarrow>;
   Problem problem{};
   problem.call = call;
-  constexpr int kBlocks = kTileBlocks<kWay>, kBoxRows = kKeys / kBlocks;
   StreamWork work[kMaxStreams];
   for (int i = 0; i < call.stream_count; ++i) {
     const AttentionStream& of = call.streams[i];
-    work[i] = Walk::work(call, i, kBlocks * S::kRows);
+    work[i] = Walk::work(call, i, S::kRows);
     for (int s = of.first_segment; s < of.first_segment + of.segment_count && !kNarrow; ++s) {
       const Segment& segment = call.segments[s];
-      if (segment.rows > 0 && (!make_map(problem.keys[s], segment.key, segment.rows, of.heads, kDim, kBoxRows) ||
-                               !make_map(problem.values[s], segment.value, segment.rows, of.heads, kDim, kBoxRows))) {
+      if (segment.rows > 0 && (!make_map(problem.keys[s], segment.key, segment.rows, of.heads, kDim) ||
+                               !make_map(problem.values[s], segment.value, segment.rows, of.heads, kDim))) {
         return cudaErrorNotSupported;
       }
     }
   }
-  const int room = PartialLayout{kBlocks * S::kGroups * 4, kDim}.grid_within(call.workspace_bytes);
-  if constexpr ((kWay & (kPairs | kAhead)) == (kPairs | kAhead)) {
-    // A pair's tile has twice the rows: what is empty of the last ones must not cost more than sharing saves.
-    int64_t paired = 0, single = 0;
-    for (int i = 0; i < call.stream_count; ++i) {
-      paired += work[i].units() * int64_t{kBlocks};
-      single += Walk::work(call, i, S::kRows).units();
-    }
-    if (room == 0 || (paired > single + single / 50 && !takes_way_exactly())) {
-      return launch<kDim, kNarrow, kWay & ~kPairs>(call, processors, stream);
-    }
-  }
-  const int blocks = processors / kBlocks;
-  problem.split = Split::make(work, call.stream_count, blocks < room ? blocks : room);
+  const int room = PartialLayout{S::kGroups * 4, kDim}.grid_within(call.workspace_bytes);
+  problem.split = Split::make(work, call.stream_count, processors < room ? processors : room);
   if (problem.split.grid == 0) return problem.split.total() == 0 ? cudaSuccess : cudaErrorInvalidValue;
-  if constexpr (kWay & kAhead) {
-    // A block whose work is that short has no time to make queries ahead: all of its warps do it sooner.
-    if (problem.split.total() < kShortUnits * static_cast<uint32_t>(problem.split.grid) && !takes_way_exactly()) {
-      return launch<kDim, kNarrow, kLazy>(call, processors, stream);
-    }
-  }
-
-  const auto kernel = segment_attention_kernel<kDim, kNarrow, kWay>;
+  const auto kernel = segment_attention_kernel<kDim, kNarrow>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes);
   if (error != cudaSuccess) return error;
-  if constexpr (kWay & kPairs) return launch_pairs(kernel, problem.split.grid, S::kThreads, S::kBytes, stream, problem);
   kernel<<<problem.split.grid, S::kThreads, S::kBytes, stream>>>(problem);
   return cudaGetLastError();
-}
-
-// STREAMCHAR_SM90_WAY: bits of Way, for measurements; "N,M" for head sizes of 128 and 64.
-template <int kDim>
-int chosen_way() {
-  const char* text = std::getenv("STREAMCHAR_SM90_WAY");
-  if (!text) return kDefaultWay;
-  const char* const second = std::strchr(text, ',');
-  return std::atoi(kDim == 64 && second ? second + 1 : text);
-}
-
-template <int kDim>
-int launch_way(const SegmentAttention& call, int processors, cudaStream_t stream) {
-  switch (chosen_way<kDim>()) {
-#define SC_WAY(way) \
-  case way: return launch<kDim, false, way>(call, processors, stream)
-    SC_WAY(kLazy);
-    SC_WAY(kAhead | kLazy);
-    SC_WAY(kAhead | kLazy | kTurns);
-    SC_WAY(kAhead | kSwift);
-    SC_WAY(kAhead | kSwift | kTurns);
-    SC_WAY(kAhead | kSwift | kPairs);
-    SC_WAY(kAhead | kSwift | kTurns | kPairs);
-#undef SC_WAY
-    default: return launch<kDim, false, kDefaultWay>(call, processors, stream);
-  }
 }
 
 }  // namespace
@@ -220,10 +147,10 @@ int segment_attention_sm90(const SegmentAttention& call, int processors, void* s
   const auto on = static_cast<cudaStream_t>(stream);
   const bool narrow = is_narrow(call.storage);
   if (call.head_dim == 64) {
-    return narrow ? launch<64, true, kPlain>(call, processors, on) : launch_way<64>(call, processors, on);
+    return narrow ? launch<64, true>(call, processors, on) : launch<64, false>(call, processors, on);
   }
   if (call.head_dim == 128) {
-    return narrow ? launch<128, true, kPlain>(call, processors, on) : launch_way<128>(call, processors, on);
+    return narrow ? launch<128, true>(call, processors, on) : launch<128, false>(call, processors, on);
   }
   return cudaErrorInvalidValue;
 }

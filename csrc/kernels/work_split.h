@@ -3,10 +3,12 @@
 //
 // A tile is one block of queries, of one head of one stream. Its work is counted in units: the key blocks that it
 // attends to, or one where it has no key. The units of all tiles lie on a line, stream by stream, head by head, query
-// block by query block, and thread block b of `grid` does units total * b / grid to total * (b + 1) / grid.
+// block by query block. To begin a tile takes time, too: as much as `lead` units, which lie before its own without
+// being any; none where there are too few units to keep all thread blocks busy. Thread block b of `grid` does what lies
+// from length * b / grid to length * (b + 1) / grid.
 //
 // Invariants:
-//   1. Every unit belongs to exactly one thread block, and loads differ by at most one unit.
+//   1. Every unit belongs to exactly one thread block, and loads differ by at most one unit, leads included.
 //   2. At most two of a thread block's parts are parts of split tiles: its first, which may have begun in a block
 //      before it, and its last, which may end in a later one. So two slots per thread block hold all partial results.
 //   3. A split tile lies across consecutive thread blocks, and each of them but the first starts within it; the last
@@ -41,12 +43,15 @@ struct WorkPart {
   int begin;
   int end;
   int rotation;
-  int slot;            // for its result where the tile is split
-  int first_block;     // of the thread blocks that share the tile
-  int last_block;
+  int first_slot;      // of the first of the thread blocks that share the tile, see slot_of()
+  int last_block;      // of these
 
   SC_HOST_DEVICE bool split() const { return end - begin < key_blocks; }
-  SC_HOST_DEVICE int sharers() const { return last_block - first_block + 1; }
+  SC_HOST_DEVICE int first_block() const { return first_slot / 2; }
+  SC_HOST_DEVICE int sharers() const { return last_block - first_block() + 1; }
+  // Where thread block `block`, one of the sharers, puts its result: in its first slot if it starts within the tile or
+  // with it.
+  SC_HOST_DEVICE int slot_of(int block) const { return block == first_block() ? first_slot : 2 * block; }
   SC_HOST_DEVICE int key_block(int unit) const {
     const int block = unit + rotation;
     return block < key_blocks ? block : block - key_blocks;
@@ -56,11 +61,16 @@ struct WorkPart {
 template <int kMaxStreams>
 struct WorkSplit {
   static constexpr int kLeastUnits = 2;  // worth a thread block, beside whole tiles
+  // What it takes to begin a tile, in units. On an H200 11 us, and 1.5 us a unit; 8.5 and 1.5 for a head size of 64. So
+  // say the times of lists of which a thread block has 1 to 14 parts.
+  static constexpr int kLead = 7;
 
   StreamWork work[kMaxStreams];
   uint32_t first_unit[kMaxStreams + 1];  // of each stream; then the total
+  uint32_t first_tile[kMaxStreams + 1];
   int streams;
   int grid;
+  uint32_t lead;
 
   // For at most `blocks` thread blocks. The grid is 0 where there is nothing to do, or too much to count.
   static WorkSplit make(const StreamWork* work, int streams, int blocks) {
@@ -70,6 +80,7 @@ struct WorkSplit {
     for (int s = 0; s < streams; ++s) {
       split.work[s] = work[s];
       split.first_unit[s] = static_cast<uint32_t>(total);
+      split.first_tile[s] = static_cast<uint32_t>(tiles);
       tiles += int64_t{work[s].heads} * work[s].query_blocks;
       total += int64_t{work[s].heads} * work[s].query_blocks * work[s].key_blocks;
       if (total > INT32_MAX) {
@@ -78,21 +89,31 @@ struct WorkSplit {
       }
     }
     split.first_unit[streams] = static_cast<uint32_t>(total);
+    split.first_tile[streams] = static_cast<uint32_t>(tiles);
     if (total == 0) return split;
     int64_t grid = total / kLeastUnits > tiles ? total / kLeastUnits : tiles;
-    if (grid > blocks) grid = blocks;
-    const int64_t countable = int64_t{UINT32_MAX} / total - 1;  // products below stay within 32 bits
+    if (grid > blocks) {
+      grid = blocks;
+      // A lead that is longer than a thread block's units would keep some from having any.
+      const int64_t lead = total / grid < kLead ? total / grid : kLead;
+      if (total + lead * tiles <= INT32_MAX) split.lead = static_cast<uint32_t>(lead);
+    }
+    const int64_t countable = int64_t{UINT32_MAX} / split.length() - 1;  // products below stay within 32 bits
     split.grid = static_cast<int>(grid < countable ? grid : countable);
     return split;
   }
 
   SC_HOST_DEVICE uint32_t total() const { return first_unit[streams]; }
 
-  // First unit of a thread block; of block `grid`: the end of the line.
-  SC_HOST_DEVICE uint32_t start(int block) const { return total() * static_cast<uint32_t>(block) / grid_u(); }
-
-  // The thread block that has a unit: the last one to start at or before it.
-  SC_HOST_DEVICE int owner(uint32_t unit) const { return static_cast<int>(((unit + 1) * grid_u() - 1) / total()); }
+  // First unit of a thread block, which may have none; of block `grid`: the end of the line.
+  SC_HOST_DEVICE uint32_t start(int block) const {
+    const uint32_t place = length() * static_cast<uint32_t>(block) / grid_u();
+    int s = 0;
+    while (s + 1 < streams && place >= first_place(s + 1)) ++s;
+    const uint32_t keys = static_cast<uint32_t>(work[s].key_blocks), inside = place - first_place(s);
+    const uint32_t tile = inside / (lead + keys), within = inside % (lead + keys);
+    return first_unit[s] + tile * keys + (within > lead ? within - lead : 0);
+  }
 
   // The part of thread block `block` that begins with `unit`, one of its own. The next begins end - begin units on.
   SC_HOST_DEVICE WorkPart part(int block, uint32_t unit) const {
@@ -108,25 +129,25 @@ struct WorkSplit {
     const uint32_t own_start = start(block), left = start(block + 1) - unit;
     p.begin = static_cast<int>(before);
     p.end = static_cast<int>(keys - before < left ? keys : before + left);
-    const uint32_t tile_unit = unit - before;
-    p.slot = 2 * block + (unit != own_start);
-    p.first_block = tile_unit >= own_start ? block : owner(tile_unit);
-    p.last_block = p.end == of.key_blocks ? block : owner(tile_unit + keys - 1);
-    p.rotation = static_cast<int>((tile_unit - start(p.first_block)) % keys);
+    const uint32_t tile_unit = unit - before, tile_place = first_place(p.stream) + tile * (lead + keys) + lead;
+    const int first_block = tile_unit >= own_start ? block : owner(tile_place);
+    const uint32_t first_start = start(first_block);
+    p.first_slot = 2 * first_block + (first_start < tile_unit);
+    p.last_block = p.end == of.key_blocks ? block : owner(tile_place + keys - 1);
+    p.rotation = static_cast<int>((tile_unit - first_start) % keys);
     return p;
-  }
-
-  // Where thread block `block`, one of those that share the tile of `p`, puts its result: in its first slot if it
-  // starts within the tile or with it.
-  SC_HOST_DEVICE int slot_of(const WorkPart& p, int block) const {
-    const int tile = p.head * work[p.stream].query_blocks + p.query_block;
-    const uint32_t tile_unit =
-        first_unit[p.stream] + static_cast<uint32_t>(tile) * static_cast<uint32_t>(p.key_blocks);
-    return 2 * block + (start(block) < tile_unit);
   }
 
  private:
   SC_HOST_DEVICE uint32_t grid_u() const { return static_cast<uint32_t>(grid); }
+  // Of a stream on the line with its leads; of stream `streams`: the line's length.
+  SC_HOST_DEVICE uint32_t first_place(int stream) const { return first_unit[stream] + lead * first_tile[stream]; }
+  SC_HOST_DEVICE uint32_t length() const { return first_place(streams); }
+
+  // The thread block that has the unit at a place: the last one to start at or before it.
+  SC_HOST_DEVICE int owner(uint32_t place) const {
+    return static_cast<int>(((place + 1) * grid_u() - 1) / length());
+  }
 };
 
 // Partial results in memory: counters of arrivals, zero between calls, then two slots per thread block. A warp has

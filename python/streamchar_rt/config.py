@@ -52,7 +52,7 @@ class EngineConfig:
         ConfigError: for values outside their range.
     """
 
-    device: str = "auto"  # "auto" (the CPU) | "cpu" | "cuda" | "cuda:N"; generation on CUDA has not been verified
+    device: str = "auto"  # "auto" (the CPU) | "cpu" | "cuda" | "cuda:N"; live sessions on CUDA have not been verified
     dtype: Dtype = "auto"
     threads: int | None = None  # CPU threads; None = physical cores
     max_sessions: int = 1

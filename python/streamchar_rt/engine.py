@@ -392,7 +392,7 @@ class Engine:
 
 
 def _on_cuda(config: EngineConfig) -> bool:
-    """Generation on a GPU has not been verified on one: "auto" is the CPU."""
+    """Chunks have been verified on a GPU, live sessions have not: "auto" is the CPU."""
     return config.device.startswith("cuda")
 
 

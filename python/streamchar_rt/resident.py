@@ -3,7 +3,7 @@
 The host draws the noise, hands over what the chunk starts from, queues the stages and waits once, for the results.
 Between that it asks the device for nothing: the alignment is found on the device. Each stage but the vocoder is one CUDA
 graph (``graphs``): condition head and alignment are one, a denoising step with Euler's step another. On a CPU the same
-code runs as plain calls; what it does on a GPU has not been verified.
+code runs as plain calls; on a GPU its chunks have been compared with the CPU's.
 
 Streams take turns, since they share the denoiser's stage.
 """

@@ -71,7 +71,6 @@ struct Machine {
   unsigned char* shared = nullptr;
   std::map<uint32_t, Barrier> barriers;
   std::map<int, Meeting> meetings;
-  std::map<int, int> votes;  // at a named barrier
   Post posts[2][1024];
   uint64_t progress = 0;  // something has happened that others may wait for
 
@@ -96,13 +95,6 @@ struct Machine {
       return;
     }
     wait_until([&] { return m.generation != mine; });
-  }
-  void arrive(int id, int size) {
-    Meeting& m = meetings[id];
-    ++progress;
-    if (++m.arrived < size) return;
-    m.arrived = 0;
-    ++m.generation;
   }
   void meet_warp() { meet(1000 + warp(), 32); }
 

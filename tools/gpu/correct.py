@@ -8,7 +8,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from . import report
-from .attention_ways import ALL, EXACT, SETTING
 from .children import side_by_side
 
 #: name -> pytest's -k
@@ -24,30 +23,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--groups", default=",".join(GROUPS), help="of tests")
-    parser.add_argument("--ways", nargs="?", const=",".join(map(str, ALL)),
-                        help="repeat the group attention_sm90 with each of these ways; all without a value")
     parser.add_argument("--seconds", type=float, default=75)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    # Each run of a group: what to call it, and what the environment says then.
-    runs = {name: (name, None) for name in options.groups.split(",")}
-    if options.ways:
-        runs.pop("attention_sm90", None)
-        runs |= {f"attention_sm90_way{way}": ("attention_sm90", way) for way in options.ways.split(",")}
-    results = {run: options.out / f"correct_{run}.xml" for run in runs}
+    results = {name: options.out / f"correct_{name}.xml" for name in options.groups.split(",")}
     for result in results.values():
         result.unlink(missing_ok=True)
     codes = side_by_side({
-        run: [*(["env", f"{SETTING}={way}", f"{EXACT}=1"] if way else []), sys.executable, "-m", "pytest", "-q", "-rs",
-              "--tb=short", "--maxfail=12", "-p", "no:cacheprovider", f"--junitxml={results[run]}", "-k", GROUPS[group],
-              "tests/test_gpu_ops.py"]
-        for run, (group, way) in runs.items()
+        name: [sys.executable, "-m", "pytest", "-q", "-rs", "--tb=short", "--maxfail=12", "-p", "no:cacheprovider",
+               f"--junitxml={result}", "-k", GROUPS[name], "tests/test_gpu_ops.py"]
+        for name, result in results.items()
     }, options.seconds)
     for name, code in codes.items():
         row = {"kind": "tests", "group": name, "exit": code, **_counts(results[name])}
         report.add(options.out, row)
         counts = ", ".join(f"{key} {value}" for key, value in row.items() if key not in ("kind", "group"))
-        print(f"{name:21s} {counts}")
+        print(f"{name:14s} {counts}")
     return int(any(codes.values()))
 
 

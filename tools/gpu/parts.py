@@ -31,7 +31,6 @@ PARTS: tuple[Part, ...] = (
     Part("build", "compile the native module with CUDA, check its machine code", 140, _build, needs_gpu=False),
     Part("correct", "tests of every op against float64", 80, _module("correct")),
     Part("ceilings", "the machine's copy bandwidth and matrix rate", 20, _module("ceilings")),
-    Part("tune", "the ways of the sm_90a attention kernel side by side", 50, _module("tune")),
     Part("bench", "every op against torch's ways to do the same", 100, _module("bench")),
     Part("chain", "whole chunks of mini and full as CUDA graphs; what the engine does on cuda", 80, _module("chain")),
     Part("sanitize", "the ops on small shapes under compute-sanitizer", 70, _module("sanitize")),

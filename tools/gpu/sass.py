@@ -9,8 +9,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .attention_ways import SWIFT
-
 
 @dataclass
 class Kernel:
@@ -149,17 +147,11 @@ def _ampere_problems(kernel: Kernel, head_dim: int, narrow: bool) -> list[str]:
     return found
 
 
-_WAY = re.compile(r"segment_attention_kernelILi\d+ELb[01]ELi(\d+)E")
-
-
 def _hopper_problems(kernel: Kernel, head_dim: int, narrow: bool) -> list[str]:
     """Tiles of 128 keys: logits are m64n128k16, weighted values m64n<head_dim>k16; two of each in the code (first or
-    last tile, and loop), and the logits once more where a swift way makes them again. bf16 keys come in bulk copies;
-    narrow ones through registers, and e4m3 by the converter."""
-    way = _WAY.search(kernel.name)
-    swift = bool(way and int(way[1]) & SWIFT)
+    last tile, and loop). bf16 keys come in bulk copies; narrow ones through registers, and e4m3 by the converter."""
     kind = ".F32" if narrow else ".F32.BF16"
-    wanted = Counter({f"HGMMA.64x128x16{kind}": (2 + swift) * head_dim // 16})
+    wanted = Counter({f"HGMMA.64x128x16{kind}": 2 * head_dim // 16})
     wanted[f"HGMMA.64x{head_dim}x16{kind}"] += 2 * 128 // 16
     shapes = {opcode: kernel.count(opcode) for opcode in wanted}
     found = _merge_problems(kernel)
@@ -172,12 +164,10 @@ def _hopper_problems(kernel: Kernel, head_dim: int, narrow: bool) -> list[str]:
         found.append("e4m3 is not converted by the instruction for it")
     if kernel.count("USETMAXREG") != 2:
         found.append("registers are not reallocated")
-    if kernel.count("WARPGROUP.DEPBAR") > 4 + swift:
+    if kernel.count("WARPGROUP.DEPBAR") > 4:
         found.append(f"wgmma is serialised, {kernel.count('WARPGROUP.DEPBAR')} waits")
-    # A swift way waits for the values half-way, as its weights go where theirs were.
-    least, softmax = 32 if swift else 64, kernel.overlapped["MUFU.EX2"]
-    if softmax < least:
-        found.append(f"{softmax} exponentials of a tile while the values of the one before are summed, not {least}")
+    if (softmax := kernel.overlapped["MUFU.EX2"]) < 64:
+        found.append(f"{softmax} exponentials of a tile while the values of the one before are summed, not 64")
     if not kernel.count("FENCE.VIEW.ASYNC"):
         found.append("ordinary stores are not fenced for wgmma")
     return found

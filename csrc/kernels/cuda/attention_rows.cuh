@@ -71,11 +71,11 @@ struct AttentionRows {
   // This warp's part of a split tile goes to its slot. True for the warp that arrives last: it has then merged all of
   // them, `kTogether` under way at once. A whole warp calls; nobody waits for anybody.
   template <int kTogether>
-  __device__ __forceinline__ bool merge(void* workspace, const PartialLayout& layout, const Split& split,
-                                        const WorkPart& part, int warp, int lane, float scale) {
+  __device__ __forceinline__ bool merge(void* workspace, const PartialLayout& layout, const WorkPart& part, int warp,
+                                        int lane, float scale) {
     auto* counters = static_cast<unsigned*>(workspace);
     auto* slots = reinterpret_cast<float*>(counters + PartialLayout::kCounters);
-    write(slots + layout.partial(part.slot, warp), lane);
+    write(slots + layout.partial(part.slot_of(static_cast<int>(blockIdx.x)), warp), lane);
     // Every lane's stores come before lane 0's arrival, which releases them; and the last arrival, which acquires what
     // the others released, before every lane's loads, which skip L1. A warp's barrier orders what its lanes do.
     __syncwarp();
@@ -88,8 +88,8 @@ struct AttentionRows {
 
     clear();
 #pragma unroll kTogether
-    for (int b = part.first_block; b <= part.last_block; ++b) {
-      const float* slot = slots + layout.partial(split.slot_of(part, b), warp);
+    for (int b = part.first_block(); b <= part.last_block; ++b) {
+      const float* slot = slots + layout.partial(part.slot_of(b), warp);
       const float4 state = read(slot, kDim / 8, lane);
       float4 theirs[kDim / 8];
 #pragma unroll

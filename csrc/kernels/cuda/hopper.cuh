@@ -23,14 +23,6 @@ __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes)
 __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-// Arrives at the barrier that lies at the same place in block `rank` of the cluster. For those who have only read, with
-// wgmma: a release for the cluster would wait for all memory.
-__device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, uint32_t rank) {
-  asm volatile(
-      "{\n .reg .b32 there;\n mapa.shared::cluster.u32 there, %0, %1;\n"
-      " mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier), "r"(rank)
-      : "memory");
-}
 // Returns once the phase of this parity has ended.
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
   uint32_t done;
@@ -53,38 +45,12 @@ __device__ __forceinline__ void copy_box(uint32_t target, const CUtensorMap* map
       "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(head)
       : "memory");
 }
-// The same into the two blocks of a cluster, at the same place in each, which is announced to the barrier of each.
-__device__ __forceinline__ void copy_box_to_pair(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column,
-                                                 int row, int head) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
-      " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(target),
-      "l"(map), "r"(barrier), "r"(column), "r"(row), "r"(head), "h"(static_cast<uint16_t>(3))
-      : "memory");
-}
-// Waits for all threads of the cluster that have not returned.
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release;\n barrier.cluster.wait.acquire;" ::: "memory");
-}
 // Makes ordinary stores to shared memory visible to wgmma and copies.
 __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // -- warpgroups
 // Waits for all 128 threads that use the named barrier `id` (0 is __syncthreads).
 __device__ __forceinline__ void group_sync(int id) { asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); }
-// The same, and whether `x` holds for any of them.
-__device__ __forceinline__ bool group_any(int id, bool x) {
-  uint32_t any;
-  asm volatile(
-      "{\n .reg .pred p, q;\n setp.ne.u32 p, %1, 0;\n bar.red.or.pred q, %2, 128, p;\n selp.u32 %0, 1, 0, q;\n}"
-      : "=r"(any)
-      : "r"(static_cast<uint32_t>(x)), "r"(id)
-      : "memory");
-  return any;
-}
-// Two warpgroups at the named barrier `id`: one arrives and goes on, the other one waits for it.
-__device__ __forceinline__ void pair_arrive(int id) { asm volatile("bar.arrive %0, 256;" ::"r"(id) : "memory"); }
-__device__ __forceinline__ void pair_sync(int id) { asm volatile("bar.sync %0, 256;" ::"r"(id) : "memory"); }
 template <int kRegisters>
 __device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));

@@ -2,17 +2,17 @@
 #pragma once
 
 #include "kernels/cuda/hopper_attention.cuh"
-#include "kernels/cuda/hopper_queries.cuh"
+#include "kernels/cuda/token_row.cuh"
 
 namespace streamchar::cuda::hopper_attention {
 
-inline constexpr float kLazyGrowth = 8.0f;     // to base 2
-inline constexpr float kSwiftSum = 65536.0f;   // of a thread's weights of a row of a tile
+// Sums are relative to a maximum that follows the true one only where a row grows by more than this, to base 2.
+inline constexpr float kLazyGrowth = 8.0f;
 
 // One consumer warpgroup's state: 64 rows, of which a thread has two, and their running softmax.
-template <int kDim, bool kNarrow, int kWay>
+template <int kDim, bool kNarrow>
 struct Consumer {
-  using S = Shape<kDim, kNarrow, kWay>;
+  using S = Shape<kDim, kNarrow>;
   static constexpr int kLogits = kKeys / 2;   // of a thread
 
   const Problem& problem;
@@ -21,10 +21,8 @@ struct Consumer {
   int group;              // 0 to kGroups - 1
   int thread;             // 0 to 127
   float scale;            // of logits, to base 2
-  Ring<S::kKeyStages> key;
-  Ring<S::kValueStages> value;
-  Ring<S::kQueryStages> query;
-  bool has_queries = false;   // of the first segment of the first part, and whatever came after
+  Ring<S::kStages> key;
+  Ring<S::kStages> value;
 
   const AttentionStream* stream;
   int head;
@@ -40,34 +38,18 @@ struct Consumer {
   __device__ __forceinline__ Pair* base(int row) const {
     return reinterpret_cast<Pair*>(memory + S::kBase) + (group * 64 + row) * (kDim / 2);
   }
-  // One arrival per warp, at every block that copies into this one's stages.
+  // One arrival per warp.
   __device__ __forceinline__ void release(uint32_t barrier) const {
-    if constexpr (kWay & kPairs) {
-      if (lane() < 2) barrier_arrive_at(barrier, lane());
-    } else {
-      if (lane() == 0) barrier_arrive(barrier);
-    }
-  }
-
-  // Products are issued in turns, warpgroup after warpgroup. The last one opens the first one's first turn.
-  static constexpr int kFirstTurn = 1 + S::kGroups;   // named barrier
-  __device__ __forceinline__ void open_turns() const {
-    if (kWay & kTurns && group == S::kGroups - 1) pair_arrive(kFirstTurn);
-  }
-  __device__ __forceinline__ void take_turn() const {
-    if constexpr (kWay & kTurns) pair_sync(kFirstTurn + group);
-  }
-  __device__ __forceinline__ void pass_turn() const {
-    if constexpr (kWay & kTurns) pair_arrive(kFirstTurn + (group + 1 == S::kGroups ? 0 : group + 1));
+    if (lane() == 0) barrier_arrive(barrier);
   }
 
   __device__ __forceinline__ void begin(const WorkPart& part) {
     stream = &problem.call.streams[part.stream];
     head = part.head;
-    first_row = (part.query_block * kTileBlocks<kWay> + block_rank<kWay>()) * S::kRows + group * 64;
+    first_row = part.query_block * S::kRows + group * 64;
     unit = 1.0f;
     rows.clear();
-    if constexpr (!S::kQueriesAhead) make_base();
+    make_base();
   }
 
   // The part's queries, normalised and rotated, in float32.
@@ -89,35 +71,6 @@ struct Consumer {
         for (int i = 0; i < kDim / 64; ++i) base(row + j)[lane() + 32 * i] = x[i];
       }
     }
-  }
-
-  // From here on `query` is the tile of a segment's queries. Returns what the sums so far are to be multiplied by.
-  __device__ __forceinline__ float enter(const Segment& segment) {
-    if constexpr (S::kQueriesAhead) {
-      if (lane() == 0) barrier_arrive(barriers().query_empty(query.stage));   // its products have been waited for
-      query.advance();
-      barrier_wait(barriers().query_full(query.stage), query.parity);
-      return 1.0f;
-    } else {
-      return make_queries(segment);
-    }
-  }
-
-  // The same at a part's begin. Nobody has made the very first ones ahead.
-  __device__ __forceinline__ void enter_part(const Segment& segment) {
-    if (!S::kQueriesAhead || has_queries) {
-      enter(segment);
-      return;
-    }
-    has_queries = true;
-    constexpr int kBatch = 8;
-#pragma unroll 1
-    for (int r = 0; r < 16; r += kBatch) {
-      make_query_rows<kDim, kBatch, kDim == 128>(*stream, segment, head, first_row, thread / 32 * 16 + r,
-                                    memory + group * S::kGroupTile, lane());
-    }
-    publish_shared();
-    group_sync(1 + group);
   }
 
   // The queries of a segment, into the warpgroup's tile. All of this warp's products must be done. Returns what the
@@ -159,7 +112,7 @@ struct Consumer {
 
   __device__ __forceinline__ void await_keys() const { barrier_wait(barriers().key_full(key.stage), key.parity); }
   __device__ __forceinline__ void start_logits() {
-    const uint64_t queries = hopper::row_operand(shared + query.stage * S::kQueryTile + group * S::kGroupTile);
+    const uint64_t queries = hopper::row_operand(shared + group * S::kGroupTile);
     const uint64_t keys = hopper::row_operand(shared + S::kKeyTiles + key.stage * S::kTile);
     pin(logits);
     multiply_begin();
@@ -174,9 +127,6 @@ struct Consumer {
   // After the wait for the logits' products.
   __device__ __forceinline__ void logits_done() {
     pin(logits);
-    leave_keys();
-  }
-  __device__ __forceinline__ void leave_keys() {
     release(barriers().key_empty(key.stage));
     key.advance();
   }
@@ -196,8 +146,8 @@ struct Consumer {
   // ptxas moves the wait for the weighted values up to where they were started, before the softmax that is to run
   // meanwhile, unless a branch lies between that needs the softmax's results. This one is never taken, as sums of
   // weights are not negative; what it would wait for has happened.
-  __device__ __forceinline__ void keep_apart(const float (&sums)[2]) const {
-    const uint32_t signs = __float_as_uint(sums[0]) & __float_as_uint(sums[1]);
+  __device__ __forceinline__ void keep_apart() const {
+    const uint32_t signs = __float_as_uint(rows.denominator[0]) & __float_as_uint(rows.denominator[1]);
     if (signs >> 31) barrier_wait(barriers().value_full(value.stage), value.parity);
   }
 
@@ -227,7 +177,7 @@ struct Consumer {
       for (int n = 0; n < kKeys / 8; ++n) top = fmaxf(top, fmaxf(logits[4 * n + 2 * r], logits[4 * n + 2 * r + 1]));
       top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
       top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-      if (kWay & kLazy && !((top - rows.maximum[r]) * scale > kLazyGrowth)) top = rows.maximum[r];
+      if (!((top - rows.maximum[r]) * scale > kLazyGrowth)) top = rows.maximum[r];
       factor[r] = exp2_fast((rows.maximum[r] - top) * scale);
       rows.maximum[r] = top;
       rows.denominator[r] *= factor[r];
@@ -243,70 +193,22 @@ struct Consumer {
     }
   }
 
-  // Multiplies the sums by `factor`.
+  // Multiplies the sums by `factor`, where that is not 1 for all rows of the warp.
   __device__ __forceinline__ void rescale() {
-    if constexpr (kWay & kLazy) {
-      if (!__any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) return;
-    }
-    rows.multiply(factor);
+    if (__any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) rows.multiply(factor);
   }
 
-  __device__ __forceinline__ void pack_step(int k) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) weights[k][i] = pack<kNarrow>(logits[8 * k + 2 * i], logits[8 * k + 2 * i + 1]);
-  }
   __device__ __forceinline__ void pack_weights() {
 #pragma unroll
-    for (int k = 0; k < kKeys / 16; ++k) pack_step(k);
-  }
-
-  // Logits of 16 keys become weights relative to the maximum so far, and go into `sums`.
-  __device__ __forceinline__ void weigh_step(int k, const float (&offset)[2], float (&sums)[2]) {
+    for (int k = 0; k < kKeys / 16; ++k) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      float& x = logits[8 * k + i];
-      x = exp2_fast(x * scale - offset[i / 2 % 2]);
-      sums[i / 2 % 2] += x;
+      for (int i = 0; i < 4; ++i) weights[k][i] = pack<kNarrow>(logits[8 * k + 2 * i], logits[8 * k + 2 * i + 1]);
     }
-  }
-
-  // The rest of a tile after its logits are there, while the values of the one before are summed: without the maximum
-  // where that is as good, as the weights' sums tell in the end. Where not, the logits are made again.
-  __device__ __forceinline__ void swift_softmax(int keys) {
-    constexpr int kSteps = kKeys / 16, kHalf = kSteps / 2;
-    pin(logits);
-    mask(keys);
-    const float offset[2] = {rows.maximum[0] * scale, rows.maximum[1] * scale};
-    float sums[2] = {};
-#pragma unroll
-    for (int k = 0; k < kHalf; ++k) weigh_step(k, offset, sums);
-    keep_apart(sums);
-    values_done();
-#pragma unroll
-    for (int k = kHalf; k < kSteps; ++k) {
-      weigh_step(k, offset, sums);
-      pack_step(k - kHalf);
-    }
-#pragma unroll
-    for (int k = kHalf; k < kSteps; ++k) pack_step(k);
-    // Products are for all four warps, so one question for all of them.
-    if (group_any(1 + group, !(sums[0] < kSwiftSum && sums[1] < kSwiftSum))) {
-      start_logits();
-      multiply_wait<0>();
-      pin(logits);
-      softmax(keys);
-      pack_weights();
-      rows.multiply(factor);
-    } else {
-      rows.denominator[0] += sums[0];
-      rows.denominator[1] += sums[1];
-    }
-    leave_keys();
   }
 
   __device__ __forceinline__ void attend(Walk& walk) {
     if (walk.tiles == 0) return;
-    enter_part(walk.segment());
+    make_queries(walk.segment());
     await_keys();
     start_logits();
     multiply_wait<0>();
@@ -317,40 +219,34 @@ struct Consumer {
     for (int i = 1; i < walk.tiles; ++i) {
       walk.advance();
       float ratio = 1.0f;
-      if (walk.at.starts_segment()) ratio = enter(walk.segment());
+      if (walk.at.starts_segment()) ratio = make_queries(walk.segment());
       await_keys();
-      take_turn();
       start_logits();
       start_values();
-      pass_turn();
       multiply_wait<1>();  // the logits
-      if constexpr (kWay & kSwift) {
-        swift_softmax(walk.at.keys);
-      } else {
-        logits_done();
-        softmax(walk.at.keys);
-        keep_apart(rows.denominator);
-        values_done();
-        pack_weights();
-        if constexpr (kNarrow) {
-          factor[0] *= ratio;
-          factor[1] *= ratio;
-        }
-        rescale();
+      logits_done();
+      softmax(walk.at.keys);
+      keep_apart();
+      values_done();
+      pack_weights();
+      if constexpr (kNarrow) {
+        factor[0] *= ratio;
+        factor[1] *= ratio;
       }
+      rescale();
     }
     start_values();
     values_done();
   }
 
   __device__ __forceinline__ void finish(const WorkPart& part) {
-    const int warp = (block_rank<kWay>() * S::kGroups + group) * 4 + thread / 32;
+    const int warp = group * 4 + thread / 32;
     rows.finish(kNarrow ? unit : 1.0f);
     if (part.split()) {
-      constexpr PartialLayout kLayout{kTileBlocks<kWay> * S::kGroups * 4, kDim};
+      constexpr PartialLayout kLayout{S::kGroups * 4, kDim};
       constexpr int kTogether = kDim == 64 ? 2 : 1;
       void* const workspace = problem.call.workspace;
-      if (!rows.template merge<kTogether>(workspace, kLayout, problem.split, part, warp, lane(), scale)) return;
+      if (!rows.template merge<kTogether>(workspace, kLayout, part, warp, lane(), scale)) return;
     }
     rows.store(*stream, head, first_row + thread / 32 * 16, lane(), scale);
   }

@@ -2,93 +2,44 @@
 #pragma once
 
 #include "kernels/cuda/hopper_attention.cuh"
-#include "kernels/cuda/hopper_queries.cuh"
 #include "kernels/cuda/narrow.cuh"
 
 namespace streamchar::cuda::hopper_attention {
 
-// A block's barrier expects the whole tile. In a pair each block fetches half of its rows, for both.
-template <int kDim, int kWay>
+template <int kDim>
 __device__ __forceinline__ void fetch_tile(uint32_t target, const CUtensorMap* map, uint32_t barrier, int row,
                                            int head) {
-  barrier_expect(barrier, Shape<kDim, false, kWay>::kTile);
+  barrier_expect(barrier, Shape<kDim, false>::kTile);
 #pragma unroll
   for (int b = 0; b < kDim / kBlockColumns; ++b) {
-    const uint32_t block = target + b * kKeys * kBlockRowBytes;
-    if constexpr (kWay & kPairs) {
-      const int first = block_rank<kWay>() * (kKeys / 2);
-      copy_box_to_pair(block + first * kBlockRowBytes, map, barrier, b * kBlockColumns, row + first, head);
-    } else {
-      copy_box(block, map, barrier, b * kBlockColumns, row, head);
-    }
+    copy_box(target + b * kKeys * kBlockRowBytes, map, barrier, b * kBlockColumns, row, head);
   }
 }
 
 // Fetches bfloat16 tiles; one thread.
-template <int kDim, int kWay>
+template <int kDim>
 __device__ __forceinline__ void fetch_all(const Problem& problem, uint32_t shared) {
-  using S = Shape<kDim, false, kWay>;
+  using S = Shape<kDim, false>;
   const Barriers<S> barriers{shared + S::kBarriers};
-  Ring<S::kKeyStages> key;
-  Ring<S::kValueStages> value;
-  const uint32_t end = problem.split.start(work_block<kWay>() + 1);
+  Ring<S::kStages> key;
+  Ring<S::kStages> value;
+  const uint32_t end = problem.split.start(blockIdx.x + 1);
 #pragma unroll 1
-  for (uint32_t unit = problem.split.start(work_block<kWay>()); unit < end;) {
-    const WorkPart part = problem.split.part(work_block<kWay>(), unit);
+  for (uint32_t unit = problem.split.start(blockIdx.x); unit < end;) {
+    const WorkPart part = problem.split.part(blockIdx.x, unit);
     unit += part.end - part.begin;
     Walk walk(problem.call, part);
 #pragma unroll 1
     for (int i = 0; i < walk.tiles; ++i) {
       // A barrier that has not been used yet lets parity 1 pass.
       barrier_wait(barriers.key_empty(key.stage), key.parity ^ 1);
-      fetch_tile<kDim, kWay>(shared + S::kKeyTiles + key.stage * S::kTile, &problem.keys[walk.listed()],
+      fetch_tile<kDim>(shared + S::kKeyTiles + key.stage * S::kTile, &problem.keys[walk.listed()],
                              barriers.key_full(key.stage), walk.at.first, part.head);
       barrier_wait(barriers.value_empty(value.stage), value.parity ^ 1);
-      fetch_tile<kDim, kWay>(shared + S::kValueTiles + value.stage * S::kTile, &problem.values[walk.listed()],
+      fetch_tile<kDim>(shared + S::kValueTiles + value.stage * S::kTile, &problem.values[walk.listed()],
                              barriers.value_full(value.stage), walk.at.first, part.head);
       key.advance();
       value.advance();
-      walk.advance();
-    }
-  }
-}
-
-// Makes the queries of every segment of every part, but for the first, which consumers make: there are more of them,
-// and nothing else to do. Warps 1 to 3.
-template <int kDim, int kWay>
-__device__ __forceinline__ void prepare_queries(const Problem& problem, unsigned char* memory, uint32_t shared) {
-  using S = Shape<kDim, false, kWay>;
-  constexpr int kBatch = 4;
-  const Barriers<S> barriers{shared + S::kBarriers};
-  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0) - 1, lane = threadIdx.x % 32;
-  Ring<S::kQueryStages> ring;
-  bool first = true;
-  const uint32_t end = problem.split.start(work_block<kWay>() + 1);
-#pragma unroll 1
-  for (uint32_t unit = problem.split.start(work_block<kWay>()); unit < end;) {
-    const WorkPart part = problem.split.part(work_block<kWay>(), unit);
-    unit += part.end - part.begin;
-    const AttentionStream& stream = problem.call.streams[part.stream];
-    const int first_token = (part.query_block * kTileBlocks<kWay> + block_rank<kWay>()) * S::kRows;
-    Walk walk(problem.call, part);
-#pragma unroll 1
-    for (int i = 0; i < walk.tiles; ++i) {
-      if (i == 0 || walk.at.starts_segment()) {
-        if (!first) {
-          barrier_wait(barriers.query_empty(ring.stage), ring.parity ^ 1);
-#pragma unroll 1
-          for (int row = warp * kBatch; row < S::kRows; row += kQueryWarps * kBatch) {
-            unsigned char* tile = memory + ring.stage * S::kQueryTile + row / 64 * S::kGroupTile;
-            make_query_rows<kDim, kBatch, true>(stream, walk.segment(), part.head, first_token + row / 64 * 64,
-                                                row % 64, tile, lane);
-          }
-          publish_shared();
-          __syncwarp();
-        }
-        first = false;
-        if (lane == 0) barrier_arrive(barriers.query_full(ring.stage));
-        ring.advance();
-      }
       walk.advance();
     }
   }
@@ -136,15 +87,15 @@ struct NarrowTile {
 // Makes float16 tiles of narrow ones; the whole producer warpgroup.
 template <int kDim, bool kFloat8>
 __device__ __forceinline__ void convert_all(const Problem& problem, unsigned char* memory, uint32_t shared) {
-  using S = Shape<kDim, true, kPlain>;
+  using S = Shape<kDim, true>;
   const Barriers<S> barriers{shared + S::kBarriers};
   const auto filled = [](uint32_t barrier) {
     publish_shared();
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
   };
-  Ring<S::kKeyStages> key;
-  Ring<S::kValueStages> value;
+  Ring<S::kStages> key;
+  Ring<S::kStages> value;
   NarrowTile<kDim> tile;
   const uint32_t end = problem.split.start(blockIdx.x + 1);
 #pragma unroll 1

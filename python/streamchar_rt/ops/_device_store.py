@@ -1,6 +1,4 @@
 """Context cache in GPU memory: the naive store's bookkeeping, native kernels on its rows.
-
-The CUDA kernels are compiled, but not verified on a GPU.
 """
 from __future__ import annotations
 

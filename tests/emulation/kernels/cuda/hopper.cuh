@@ -51,24 +51,7 @@ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, 
 }
 inline void publish_shared() {}
 
-// Clusters are not emulated: nothing launches these.
-inline void barrier_arrive_at(uint32_t, uint32_t) { std::abort(); }
-inline void copy_box_to_pair(uint32_t, const CUtensorMap*, uint32_t, int, int, int) { std::abort(); }
-inline void cluster_sync() { std::abort(); }
-
 inline void group_sync(int id) { emulated::machine().meet(id, 128); }
-inline bool group_any(int id, bool x) {
-  emulated::Machine& m = emulated::machine();
-  m.votes[id] += x;
-  m.meet(id, 128);
-  const bool any = m.votes[id] > 0;
-  m.meet(id, 128);
-  m.votes[id] = 0;
-  m.meet(id, 128);
-  return any;
-}
-inline void pair_arrive(int id) { emulated::machine().arrive(id, 256); }
-inline void pair_sync(int id) { emulated::machine().meet(id, 256); }
 template <int kRegisters>
 void give_registers() {}
 template <int kRegisters>
