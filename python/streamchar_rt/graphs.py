@@ -5,7 +5,7 @@ graph's own: it holds until the same stage runs again. Both lie outside the memo
 ``Graphs`` share for what they need on the way: a replay may overwrite all of the pool, and a stage's results must
 outlive the replay of one that was captured earlier.
 
-Captured graphs have not been verified on a GPU.
+On a GPU, an H200, they give the bytes of plain calls.
 """
 from __future__ import annotations
 

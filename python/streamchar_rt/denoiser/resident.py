@@ -5,8 +5,8 @@ memory that stays where it is, so that it can be captured as a CUDA graph: befor
 copied into the stage, where it is not already (``stage``).
 
 Attention runs natively over the stage's segments, each query rotated for each segment; or, where no native kernel
-serves, as torch's scaled_dot_product_attention over one run of keys, turned when they are copied. Neither has been
-verified on a GPU.
+serves, as torch's scaled_dot_product_attention over one run of keys, turned when they are copied. Both have
+been compared with the CPU's on a GPU.
 """
 from __future__ import annotations
 
