@@ -1,5 +1,8 @@
 """Training from a shipped bundle, and putting one together from another."""
 import filecmp
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ def arguments(**given):
 def test_every_network_finds_its_weights_in_the_bundle():
     from streamchar_rt.codecs.vocoder import Vocoder
     from streamchar_rt.orchestrator.model import Orchestrator
-    from tools.train.video_codec import VideoCodec
+    from tools.train.codec_networks import VideoCodec
 
     tensors = open_bundle("mini").tensors()
     for net, prefix in ((Denoiser(), ""), (Vocoder(), "vocoder."), (Orchestrator(), "orchestrator.")):
@@ -78,7 +81,7 @@ def test_another_part_takes_the_place_of_the_bases_own(tmp_path, seeded):
 def test_a_bundle_becomes_checkpoint_folders(tmp_path, capsys):
     from streamchar_rt.codecs.vocoder import Vocoder
     from streamchar_rt.orchestrator.model import Orchestrator
-    from tools.train.video_codec import VideoCodec
+    from tools.train.codec_networks import VideoCodec
 
     main(["--out", str(tmp_path)])
     nets = {"codec": VideoCodec(), "vocoder": Vocoder(), "orchestrator": Orchestrator(), "denoiser": Denoiser()}
@@ -94,3 +97,11 @@ def test_a_bundle_without_its_encoder_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr("tools.train.shipped.ENCODER_FILE", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="codec, encoder"):
         unpack(MINI, tmp_path)
+
+
+def test_weights_are_read_where_nothing_can_be_drawn(tmp_path):
+    """A machine that trains on what was drawn elsewhere may lack skia, or what skia wants of the system."""
+    code = ("import sys; sys.modules['skia'] = None; from tools.train.shipped import main; "
+            f"main(['--out', {str(tmp_path)!r}])")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], timeout=120)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["codec", "denoiser", "orchestrator", "vocoder"]

@@ -200,7 +200,7 @@ def open_video(bundle: str, encoder_file: Path) -> VideoNets:
 
 def open_codec(folder: Path) -> VideoNets:
     from tools.train.loop import load_weights
-    from tools.train.video_codec import VideoCodec
+    from tools.train.codec_networks import VideoCodec
 
     codec = VideoCodec()
     codec.load_state_dict(half(load_weights(folder)))

@@ -24,7 +24,7 @@ from tools.studio.pose import REST
 from .loop import Loop, add_arguments, load_weights
 from .pictures import (EYES, FIRST_TRAIN_IDENTITY, HELD_OUT, busy_eyes, forgotten_eyes, performed_track, random_track,
                        to_float)
-from .video_codec import VideoCodec
+from .codec_networks import VideoCodec
 
 POOL = 12_000        # pairs kept to learn from, 70 KB each
 HELD = 96            # pairs to judge by

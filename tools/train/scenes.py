@@ -194,7 +194,7 @@ def encode(codec, frames: np.ndarray, poses: np.ndarray, reference: np.ndarray) 
 def write(args: argparse.Namespace, worker: int) -> None:
     """One worker's share of the streams."""
     from .loop import load_weights
-    from .video_codec import VideoCodec
+    from .codec_networks import VideoCodec
     torch.set_num_threads(1)
     codec = VideoCodec()
     codec.load_state_dict(load_weights(args.codec), strict=False)      # the pose's head is training's alone

@@ -77,7 +77,7 @@ def unpack(folder: Path, out: Path) -> list[Path]:
     from streamchar_rt.orchestrator.model import Orchestrator
 
     from .denoiser import Denoiser
-    from .video_codec import VideoCodec
+    from .codec_networks import VideoCodec
 
     written = []
     for name, build in {"codec": VideoCodec, "vocoder": Vocoder, "orchestrator": Orchestrator,
