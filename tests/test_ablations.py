@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("skia", reason="the studio draws with skia-python")
 pytest.importorskip("pocketsphinx")
 from streamchar_rt.model_state import _Units  # noqa: E402
+from streamchar_rt.denoiser.sampler import Sampler  # noqa: E402
 from streamchar_rt.orchestrator.condition import LONGEST, ConditionEncoder  # noqa: E402
 from streamchar_rt.orchestrator.packed import PlainOrchestrator  # noqa: E402
 from streamchar_rt.orchestrator.units import END, FIRST_PHONE, NUM_UNITS, PAD  # noqa: E402
@@ -48,6 +49,7 @@ def test_a_row_brings_its_own_weights(tmp_path, seeded):
     row = ablations.Row("x", "teacher")
     assert set(ablations.tensors_of(row, folders)) == set(tensors)
     with ablations.engine_of(row, folders, "mini", 1) as engine:
+        assert engine.models.sampler == Sampler()                     # a student's steps are Euler's
         rows, voice = torch.randint(0, 3, (1, 48, 4)), torch.tensor([1])
         with torch.no_grad():
             wanted = PlainOrchestrator(None, encoder).conditions(rows, voice)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from streamchar_rt import BundleError, ConfigError, DeviceMemoryError, Engine, EngineConfig, UnsupportedError
-from streamchar_rt.bundle import FORMAT_VERSION, MANIFEST, WEIGHTS, find_bundle, open_bundle, save_bundle, shipped_models
+from streamchar_rt.bundle import FORMAT_VERSION, MANIFEST, SHIPPED, WEIGHTS, find_bundle, open_bundle, save_bundle, shipped_models
 from tests.stand_in import MANIFEST as FACTS
 from tests.stand_in import make_bundle
 
@@ -155,6 +156,18 @@ def test_a_manifest_reaches_only_into_its_folder(folder, name):
 
 
 def test_a_folder_of_other_nets_is_refused(folder):
+    with pytest.raises(BundleError, match="do not fit together"):
+        Engine.load(folder)
+
+
+@pytest.mark.parametrize("sampler", [{"picture": 2.0}, {"smell": 0.5}, [0.5], {"sound": "loud"}])
+def test_a_sampler_that_is_none_is_refused(tmp_path, sampler):
+    folder = tmp_path / "mini"
+    shutil.copytree(SHIPPED / "mini", folder, copy_function=os.symlink)
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).write_text(text)
+    rewrite(folder, lambda m: m["model"].update(sampler=sampler))
     with pytest.raises(BundleError, match="do not fit together"):
         Engine.load(folder)
 

@@ -116,6 +116,16 @@ def test_jumps_at_joins_are_found(rng):
     assert inside == pytest.approx(0, abs=1e-3)
 
 
+def test_change_of_pictures_at_joins_and_inside_latents(rng):
+    """Of pictures over mid grey: colour that nothing covers does not count, and coverage alone counts half."""
+    level = torch.tensor(np.cumsum([0, 1, 1, 1, 3, 1, 1, 1, 3]), dtype=torch.float32) / 255      # 3 at every join
+    frames = level[:, None, None, None].expand(9, 4, 6, 5).clone()
+    frames[:, 3] = 1
+    assert codec.changes(frames) == pytest.approx((3, 1), rel=1e-4)
+    frames[:, :3], frames[:, 3] = 0, level[:, None, None]
+    assert codec.changes(frames) == pytest.approx((1.5, 0.5), rel=1e-4)
+
+
 def test_totals_of_a_perfect_and_a_noisy_clip(rng):
     truth = torch.from_numpy(rng.random((8, 4, 32, 32), np.float32))
     truth[:, 3] = 0

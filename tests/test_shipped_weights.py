@@ -78,6 +78,51 @@ def test_another_part_takes_the_place_of_the_bases_own(tmp_path, seeded):
     assert all(torch.equal(new[k], old[k]) for k in old if k != "dit.audio_mean.bias")
 
 
+def test_settings_are_the_base_s_unless_given(tmp_path):
+    pytest.importorskip("skia", reason="drawing needs skia-python: pip install .[train]")
+    from tools.train import export
+
+    exported = lambda base, out, *more: export.main(
+        ["--base", str(base), "--out", str(out), "--encoder-out", str(tmp_path / "encoder.safetensors"), *more])
+    model = lambda folder: open_bundle(str(folder)).manifest["model"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    exported(MINI, first)
+    assert model(first) == model(MINI)
+    exported(MINI, first, "--steps", "2", "--sampler", "0.25", "1", "--closing", "0.8")
+    exported(first, second)
+    for folder in (first, second):
+        assert model(folder)["sampler"] == {"picture": 0.25, "sound": 1.0} and model(folder)["steps"] == 2
+        assert model(folder)["eyes"]["closing"] == 0.8
+    with pytest.raises(SystemExit):
+        exported(MINI, second, "--sampler", "0.5", "-1")
+
+
+def test_a_latent_s_frames_differ_more_with_a_gain(tmp_path, seeded):
+    """The layer's own outputs: their mean over frames stays, their slope, curvature and cubic grow."""
+    from tools.train import temporal_gain
+    from tools.train.codec_networks import VideoCodec
+
+    main(["--out", str(tmp_path)])
+    plain = VideoCodec()
+    plain.load_state_dict(load_weights(tmp_path / "codec"))
+    temporal_gain.main(["--init", str(tmp_path / "codec"), "--out", str(tmp_path / "more"), "--gain", "0.6"])
+    gained = VideoCodec()
+    gained.load_state_dict(load_weights(tmp_path / "more"))
+    x = torch.randn(2, plain.decoder.split.in_channels, 3, 5)
+    with torch.no_grad():
+        before, after = (net.decoder.split(x).unflatten(1, (4, -1)) for net in (plain, gained))
+    orders = torch.tensor([[1.0, 1, 1, 1], [-3, -1, 1, 3], [1, -1, -1, 1], [-1, 3, -3, 1]])
+    for order, gain in zip(orders, (1, 1.3, 1.6, 1.9)):
+        a, b = (torch.einsum("f,bfchw->bchw", order, y) for y in (before, after))
+        assert (b - gain * a).norm() < 1e-4 * a.norm()
+    own = gained.state_dict()
+    assert all(torch.equal(value, own[k]) for k, value in plain.state_dict().items() if "decoder.split." not in k)
+    same = temporal_gain.enlarge(plain.state_dict(), 0.0)
+    assert all(torch.allclose(value, same[k], atol=1e-7) for k, value in plain.state_dict().items())
+    with pytest.raises(SystemExit):
+        temporal_gain.main(["--init", str(tmp_path / "codec"), "--out", str(tmp_path / "more"), "--gain", "9"])
+
+
 def test_a_bundle_becomes_checkpoint_folders(tmp_path, capsys):
     from streamchar_rt.codecs.vocoder import Vocoder
     from streamchar_rt.orchestrator.model import Orchestrator

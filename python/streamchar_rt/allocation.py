@@ -16,6 +16,7 @@ from torch import nn
 from . import machine
 from .codecs.video import FRAMES, VideoCodecConfig
 from .denoiser.dit import DiTConfig
+from .denoiser.sampler import Sampler
 from .errors import DeviceMemoryError
 from .models import Models, frame_rate
 from .nets import NARROW, build_nets, empty_nets
@@ -110,7 +111,8 @@ def random_models(
         _randomise(net, generator)
     channels = manifest["model"]["dit"]["latent_channels"]
     return Models(**nets, latent_mean=torch.zeros(channels), latent_std=torch.ones(channels), kernels=kernels,
-                  default_steps=manifest["steps"], fps=frame_rate(manifest), placement=placement)
+                  default_steps=manifest["steps"], fps=frame_rate(manifest), placement=placement,
+                  sampler=Sampler(**manifest["model"].get("sampler", {})))
 
 
 def available_bytes(device: torch.device) -> int:

@@ -84,7 +84,7 @@ class Engine:
             pronouncer = Pronouncer(
                 Lexicon.load(bundle.path(LEXICON)), LetterToSound.load(bundle.path(LETTER_TO_SOUND))
             )
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BundleError(
                 f"the parts of {bundle.folder} do not fit together: {error}",
                 hint="export the bundle again with this version of the tools",

@@ -18,6 +18,7 @@ from .codecs.vocoder import Vocoder
 from .denoiser.context import CachedDenoiser
 from .denoiser.dit import JointDiT
 from .denoiser.resident import ResidentDenoiser
+from .denoiser.sampler import Sampler
 from .lanes import Lanes
 from .nets import build_nets, empty_nets
 from .orchestrator.condition import ConditionEncoder
@@ -66,7 +67,7 @@ class Models:
                  latent_std: torch.Tensor, eyes: EyeNet | None = None, default_steps: int = 4,
                  picture_dtype: torch.dtype = torch.float32, packed_pictures: bool = False, threads: int = 1,
                  kernels: str = "auto", storage: ops.Storage = "fp32", fps: Fraction | int = 25,
-                 placement: Placement | None = None):
+                 placement: Placement | None = None, sampler: Sampler = Sampler()):
         self.device = torch.device("cpu" if placement is None else placement.device)
         freeze = lambda m: m.eval().requires_grad_(False)
         dtype = {} if placement else {"dtype": picture_dtype}
@@ -85,6 +86,7 @@ class Models:
         self.packed_decoder = PackedVideoDecoder(self.video_decoder) if packed_pictures and not placement else None
         self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1).to(self.device)
         self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1).to(self.device)
+        self.sampler = sampler
         self.eyes = None if eyes is None else freeze(eyes)
         self.movement = MotionCode().to(self.device)    # in float32, whatever the decoder's type
         self.batching, self.lanes, self.plans = Batching(), Lanes(threads), PLANS
@@ -113,7 +115,7 @@ class Models:
         return cls(**nets, latent_mean=tensors["latent.mean"], latent_std=tensors["latent.std"],
                    default_steps=int(config.get("steps", 4)), picture_dtype=picture_dtype,
                    packed_pictures=packed_pictures, threads=threads, kernels=kernels, storage=storage,
-                   fps=frame_rate(manifest), placement=placement)
+                   fps=frame_rate(manifest), placement=placement, sampler=Sampler(**config.get("sampler", {})))
 
     def draw(self, latents: torch.Tensor, previous: torch.Tensor, character: CharacterFeatures,
              between: Callable[[], None] = lambda: None, *, out: torch.Tensor | None = None) -> torch.Tensor:

@@ -18,6 +18,7 @@ from .codecs.vocoder import VocoderState
 from .denoiser import noise as random
 from .denoiser.context import MOTION, SINK
 from .denoiser.dit import Style as StyleTensors
+from .denoiser.sampler import followed
 from .large_memory import empty
 from .model_state import StreamState
 from .models import CharacterFeatures, Models, Style, encode_character
@@ -50,6 +51,7 @@ class _Run:
         self.models, self.state, self.plan = models, state, Plan(state, style)
         self.style = StyleTensors(*(torch.tensor([index]) for index in (style.voice, style.emotion, style.mode)))
         self.stopped = should_stop or (lambda: False)
+        self.before: tuple[torch.Tensor | None, torch.Tensor | None] = None, None    # the last step's velocities
         self.plan.look()
 
     def draw_noise(self) -> None:
@@ -117,7 +119,7 @@ def _generate(models: Models, every: Sequence[_Run], steps: int) -> list[RawChun
     for run, states_read in zip(runs, models.batching.run("language", partial(read, models), [r.plan for r in runs])):
         run.plan.states = states_read
     clock.mark("orchestrator")
-    for i in range(steps):                             # Euler's method from noise (t = 0) to data (t = 1)
+    for i in range(steps):                             # from noise (t = 0) to data (t = 1)
         runs = [run for run in runs if not run.stopped()]
         if runs:
             _denoise(models, runs, i, steps, clock)
@@ -148,8 +150,11 @@ def _denoise(models: Models, runs: Sequence[_Run], step: int, steps: int, clock:
             return                                     # the next look ends them
     velocity = lambda some: models.denoiser.velocities(*_columns((
         (run.state.cache, run.video, run.audio, run.style, *run.conditions) for run in some)), t)
+    sampler = models.sampler
     for run, (v, a) in zip(runs, models.batching.run("denoiser", velocity, runs)):
-        run.video, run.audio = run.video + v / steps, run.audio + a / steps
+        run.video = followed(run.video, v, run.before[0], sampler.picture, 1 / steps)
+        run.audio = followed(run.audio, a, run.before[1], sampler.sound, 1 / steps)
+        run.before = v, a
     clock.mark("denoise")
 
 

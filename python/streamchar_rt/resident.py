@@ -2,7 +2,7 @@
 
 The host draws the noise, hands over what the chunk starts from, queues the stages and waits once, for the results.
 Between that it asks the device for nothing: the alignment is found on the device. Each stage but the vocoder is one CUDA
-graph (``graphs``): condition head and alignment are one, a denoising step with Euler's step another. On a CPU the same
+graph (``graphs``): condition head and alignment are one, a denoising step another. On a CPU the same
 code runs as plain calls; on a GPU its chunks have been compared with the CPU's.
 
 Streams take turns, since they share the denoiser's stage.
@@ -24,6 +24,7 @@ from .codecs import mel as mel_codec
 from .codecs.video import to_straight
 from .denoiser.context import MOTION, SINK
 from .denoiser.dit import Style
+from .denoiser.sampler import followed
 from .graphs import Graphs
 from .holds import elapsed_along, with_holds
 from .orchestrator.alignment import monotonic_path_on_device
@@ -85,19 +86,19 @@ class ResidentChain:
         scalars = put(np.array([state.elapsed + 1]))
         fixed = (rows, put(plan.blocked), put(plan.minimum), put(plan.hold), scalars, put(state.past), style.voice,
                  *vars(states).values())
-        times = (torch.arange(steps, dtype=torch.float64, device=self.device) / steps).float().split(1)
-        share = torch.full((1,), 1 / steps, device=self.device)
+        before = torch.zeros_like(video), torch.zeros_like(audio)
+        table = put(models.sampler.table(steps))
         pace = _Pace(self.device)
-        for i, t in enumerate(times):
+        for i, row in enumerate(table):
             pace.wait()
             if run.stopped():
                 return None
             if i < models.plans:
                 with clock.stage("orchestrator"):
-                    c_v, c_a, *found = self.graphs.run("plan", self._plan, audio, t, *fixed)
+                    c_v, c_a, *found = self.graphs.run("plan", self._plan, audio, row[:1], *fixed)
             with clock.stage("denoise"):
-                video, audio = self.graphs.run(
-                    ("step", live), partial(self._step, live), video, audio, t, share, *vars(style).values(), c_v, c_a)
+                video, audio, *before = self.graphs.run(
+                    ("step", live), partial(self._step, live), video, audio, *before, row, *vars(style).values(), c_v, c_a)
             pace.mark()
         if run.stopped():
             return None
@@ -152,11 +153,12 @@ class ResidentChain:
         c_v, c_a = models.condition(alignment_features(*seen.T)[None], voice)
         return c_v, c_a, path, spent, seen, chosen
 
-    def _step(self, live: tuple[str, ...], video: Tensor, audio: Tensor, t: Tensor, share: Tensor, voice: Tensor,
-              emotion: Tensor, mode: Tensor, c_v: Tensor, c_a: Tensor) -> tuple[Tensor, Tensor]:
-        """One Euler step."""
+    def _step(self, live: tuple[str, ...], video: Tensor, audio: Tensor, v_before: Tensor, a_before: Tensor, row: Tensor,
+              voice: Tensor, emotion: Tensor, mode: Tensor, c_v: Tensor, c_a: Tensor) -> tuple[Tensor, ...]:
+        """The tokens after a step, ``row`` of the sampler's table, and the velocities that led there."""
+        t, length, picture, sound = row.split(1)
         v, a = self.models.denoiser.velocity(live, video, audio, Style(voice, emotion, mode), c_v, c_a, t)
-        return video + v * share, audio + a * share
+        return followed(video, v, v_before, picture, length), followed(audio, a, a_before, sound, length), v, a
 
     def _decode(self, state: Any, video: Tensor, moves: Tensor | None) -> tuple[Tensor, Tensor]:
         """Pictures uint8 (frames, H, W, 4), straight alpha, and the last latent as it was drawn."""

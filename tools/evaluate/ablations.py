@@ -104,12 +104,13 @@ def mark_of(row: Row, folders: dict[str, Path | None]) -> str:
 
 @contextmanager
 def engine_of(row: Row, folders: dict[str, Path | None], bundle: str, threads: int | None) -> Iterator[AblatedEngine]:
-    """The product's engine with the row's networks and settings."""
+    """The product's engine with the row's networks and settings; checkpoints take Euler's steps, as they were trained."""
     own, plain = tensors_of(row, folders), Bundle.tensors
     opened = open_bundle(bundle)
+    changed = {"sampler": {}} if row.flag else {}
     if row.orchestrator:
-        model = {**opened.manifest["model"], "orchestrator": whole_config().to_dict()}
-        opened = Bundle(opened.folder, {**opened.manifest, "model": model})
+        changed["orchestrator"] = whole_config().to_dict()
+    opened = Bundle(opened.folder, {**opened.manifest, "model": {**opened.manifest["model"], **changed}})
     with patch("streamchar_rt.engine.open_bundle", lambda model: opened), \
             patch.object(Bundle, "tensors", lambda self: {**plain(self), **own}):
         engine = AblatedEngine.load(bundle, threads=threads)

@@ -59,6 +59,14 @@ def temporal_jumps(estimate: torch.Tensor, truth: torch.Tensor) -> tuple[float, 
     return 255 * float(change[join].mean()), 255 * float(change[~join].mean())
 
 
+def changes(frames: torch.Tensor) -> tuple[float, float]:
+    """How much pictures change from frame to frame: (at latents' joins, inside them). Premultiplied RGBA (T, 4, H, W);
+    mean absolute change over mid grey in 1/255."""
+    change = (frames[:, :3] - 0.5 * frames[:, 3:]).diff(dim=0).abs().mean((1, 2, 3))
+    join = torch.arange(1, len(frames)) % FRAMES == 0
+    return 255 * float(change[join].mean()), 255 * float(change[~join].mean())
+
+
 # ------------------------------------------------------------------ the video codec
 class VideoNets(NamedTuple):
     encoder: nn.Module
@@ -125,12 +133,15 @@ def part_masks(sample: Sample) -> dict[str, torch.Tensor]:
 
 
 class Totals:
-    """Collects clips; ``report()`` gives PSNRs (mean over frames, and pooled over pixels), IoU and jumps."""
+    """Collects clips; ``report()`` gives PSNRs (mean over frames, and pooled over pixels), IoU, jumps of the error at
+    latents' joins, and how much more the pictures change there than inside latents, decoded and true."""
 
     def __init__(self) -> None:
         self.frames: dict[str, list[float]] = {"character": [], "mouth": [], "eyes": [], "iou": []}
         self.error, self.count = 0.0, 0
         self.jumps: list[tuple[float, float]] = []
+        self.changes: list[tuple[float, float]] = []
+        self.true_changes: list[tuple[float, float]] = []
         self.clips: list[float] = []
 
     def add(self, sample: Sample) -> float:
@@ -143,16 +154,20 @@ class Totals:
         self.error += float(error.sum())
         self.count += 3 * int(masks["character"].sum())
         self.jumps.append(temporal_jumps(sample.estimate, sample.truth))
+        self.changes.append(changes(sample.estimate))
+        self.true_changes.append(changes(sample.truth))
         self.clips.append(float(np.mean(self.frames["character"][-len(sample.truth):])))
         return self.clips[-1]
 
     def report(self) -> dict[str, Any]:
         join, inside = np.mean(self.jumps, 0)
+        ratio = lambda pairs: float(np.divide(*np.mean(pairs, 0)))
         mean = {name: float(np.nanmean(values)) for name, values in self.frames.items()}
         return {"psnr": mean["character"], "psnr_pooled": -10 * float(np.log10(max(self.error / self.count, 1e-12))),
                 "psnr_mouth": mean["mouth"], "psnr_eyes": mean["eyes"], "alpha_iou": mean["iou"],
                 "worst_identity_psnr": min(self.clips), "jump_at_joins": float(join), "jump_inside": float(inside),
-                "jump_ratio": float(join / max(inside, 1e-9)), "identities": len(self.clips),
+                "jump_ratio": float(join / max(inside, 1e-9)), "change_ratio": ratio(self.changes),
+                "true_change_ratio": ratio(self.true_changes), "identities": len(self.clips),
                 "frames": len(self.frames["iou"])}
 
 

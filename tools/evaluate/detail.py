@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from streamchar_rt.denoiser.dit import unpatchify
+from streamchar_rt.denoiser.sampler import Sampler
 
 from tools.train.batches import StreamSampler
 from tools.train.denoiser import Batches, Denoiser
@@ -43,9 +44,10 @@ def shares(truth: torch.Tensor, first: torch.Tensor, second: torch.Tensor, axes:
 
 
 @torch.no_grad()
-def measure(net: Denoiser, truth: Pair, given: Given, steps: int, guidance: float = 1.0) -> dict[str, dict[str, float]]:
+def measure(net: Denoiser, truth: Pair, given: Given, steps: int, guidance: float = 1.0,
+            sampler: Sampler = Sampler()) -> dict[str, dict[str, float]]:
     """Figures of the sound and, where there is picture, of its latents."""
-    drawn = [sample(net, given, draw_noise(truth), steps, guidance) for _ in range(2)]
+    drawn = [sample(net, given, draw_noise(truth), steps, guidance, sampler) for _ in range(2)]
     mel = lambda pair: pair[1].unflatten(-1, (2, -1)).flatten(1, 2)                        # (B, 32, 80)
     result = {"sound": shares(mel(truth), *map(mel, drawn), axes=(1, 2))}
     mean = net.dit.audio_mean(net.condition(given.features, given.style.voice)[1])
@@ -66,6 +68,8 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=256)
     parser.add_argument("--steps", type=int, nargs="+", default=[4])
     parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--sampler", type=float, nargs=2, default=(0.0, 0.0), metavar=("PICTURE", "SOUND"),
+                        help="as of tools.train.export")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     net = Denoiser()
@@ -78,7 +82,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     truth, given = unpack(batches.sample(args.chunks, scenes is not None))
     for steps in args.steps:
-        for name, values in measure(net, truth, given, steps, args.guidance).items():
+        for name, values in measure(net, truth, given, steps, args.guidance, Sampler(*args.sampler)).items():
             row = {k: round(v, 4) for k, v in values.items()}
             print(json.dumps({"steps": steps, "guidance": args.guidance, "of": name, **row}), flush=True)
 

@@ -24,6 +24,7 @@ from streamchar_rt.codecs.eyes import EyeConfig
 from streamchar_rt.codecs.video import VideoCodecConfig
 from streamchar_rt.codecs.vocoder import VocoderConfig
 from streamchar_rt.denoiser.dit import DiTConfig
+from streamchar_rt.denoiser.sampler import Sampler
 from streamchar_rt.orchestrator.condition import ConditionConfig
 from streamchar_rt.orchestrator.model import OrchestratorConfig
 from tools.studio.behaviour import EMOTIONS
@@ -96,7 +97,18 @@ def draw_cast(folder: Path) -> tuple[list[dict], dict[str, Path]]:
     return entries, files
 
 
-def manifest(characters: list[dict], steps: int, names: Iterable[str], closing: float = 1.0) -> dict:
+def settings(args: argparse.Namespace) -> dict:
+    """What ``manifest`` takes beside characters and names: as given, else as the base has it."""
+    model = open_bundle(str(args.base)).manifest["model"] if args.base else {}
+    of_base = {"steps": model.get("steps"), "closing": model.get("eyes", {}).get("closing"),
+               "sampler": Sampler(**model["sampler"]) if "sampler" in model else None}
+    given = {"steps": args.steps, "closing": args.closing, "sampler": args.sampler and Sampler(*args.sampler)}
+    chosen = {name: of_base[name] if value is None else value for name, value in given.items()}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def manifest(characters: list[dict], names: Iterable[str], *, steps: int = 4, closing: float = 1.0,
+             sampler: Sampler = Sampler()) -> dict:
     """``names``: of the tensors. Bundles that were made before there was a network for the eyes go without.
     ``closing``: how far those close."""
     eyes = {"eyes": EyeConfig(closing=closing).to_dict()} if any(name.startswith("eyes.") for name in names) else {}
@@ -107,7 +119,7 @@ def manifest(characters: list[dict], steps: int, names: Iterable[str], closing: 
                    "capabilities": ["words", "visemes", "emotions", "listening", "idle", "rgba"]},
         "model": {"orchestrator": OrchestratorConfig().to_dict(), "condition": ConditionConfig().to_dict(),
                   "dit": DiTConfig().to_dict(), "vocoder": VocoderConfig().to_dict(),
-                  "video_codec": VideoCodecConfig().to_dict(), **eyes, "steps": steps},
+                  "video_codec": VideoCodecConfig().to_dict(), **eyes, "sampler": sampler.to_dict(), "steps": steps},
         "steps": steps, "voices": list(VOICE_NAMES), "emotions": list(EMOTIONS), "characters": characters,
         "memory": {"session": 16 << 20, "workspace": 256 << 20},
     }
@@ -122,20 +134,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lexicon", type=Path)
     parser.add_argument("--letter-to-sound", type=Path)
     parser.add_argument("--encoder-out", type=Path, help="file of the video encoder")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--closing", type=float, default=1.0, help="how far eyes close, as far as the decoder draws it well")
+    parser.add_argument("--steps", type=int, help="of denoising, by default; of the base, or 4")
+    parser.add_argument("--closing", type=float,
+                        help="how far eyes close, as far as the decoder draws it well; as in the base, or 1: all the way")
+    parser.add_argument("--sampler", type=float, nargs=2, metavar=("PICTURE", "SOUND"),
+                        help="how much of a velocity's last change its next step adds: 0.5 is Adams and Bashforth's method;"
+                        " as in the base, or 0: Euler's, which a distilled student wants")
     args = parser.parse_args(arguments)
     for name in ("codec", "vocoder", "orchestrator", "denoiser", "eyes", "scenes", "lexicon", "letter_to_sound"):
         if not args.base and not getattr(args, name):
             parser.error(f"give --{name.replace('_', '-')}, or a --base to take it from")
     args.base = args.base and find_bundle(args.base)
+    try:
+        chosen = settings(args)
+    except ValueError as error:
+        parser.error(str(error))
     tensors, encoder = gather(args), encoder_weights(args)     # before anything is written: --out may be the base
     with tempfile.TemporaryDirectory() as folder:
         characters, files = draw_cast(Path(folder))
         for name, given in (("lexicon.bin", args.lexicon), ("letter_to_sound.safetensors", args.letter_to_sound)):
             files[name] = Path(folder) / name
             files[name].write_bytes((given or args.base / name).read_bytes())
-        save_bundle(args.out, manifest(characters, args.steps, tensors, args.closing), tensors, files, int8=INT8)
+        save_bundle(args.out, manifest(characters, tensors, **chosen), tensors, files, int8=INT8)
     save_encoder(encoder, args.out, args.encoder_out or encoder_file(args.out))
     size = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
     print(f"{args.out}: {size / 2 ** 20:.1f} MiB")

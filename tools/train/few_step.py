@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from streamchar_rt.denoiser.dit import Style, Window, windowed_velocity
+from streamchar_rt.denoiser.sampler import Sampler, followed
 
 from .denoiser import Denoiser
 from .recorded import Recorded
@@ -87,12 +88,15 @@ def euler(x: Pair, velocity: Pair, steps: int) -> Pair:
 
 
 @torch.no_grad()
-def sample(net: Denoiser, given: Given, noise: Pair, steps: int, guidance: float = 1.0) -> Pair:
-    """Chunks from noise in ``steps`` Euler steps, with classifier-free guidance."""
-    x = noise
+def sample(net: Denoiser, given: Given, noise: Pair, steps: int, guidance: float = 1.0,
+           sampler: Sampler = Sampler()) -> Pair:
+    """Chunks from noise in ``steps`` steps, by default Euler's, with classifier-free guidance."""
+    x, before = noise, (None, None)
     for i in range(steps):
         t = torch.full((len(x[1]),), i / steps, device=x[1].device)
-        x = euler(x, guided_velocity(net, given, x, t, guidance), steps)
+        v = guided_velocity(net, given, x, t, guidance)
+        x = tuple(followed(*parts, 1 / steps) for parts in zip(x, v, before, (sampler.picture, sampler.sound)))
+        before = v
     return x
 
 
