@@ -4,9 +4,13 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
+import time
 import wave
+from functools import partial
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +47,31 @@ def test_a_run_that_was_stopped_goes_on(tmp_path):
     with pytest.raises(SystemExit, match="seed"):
         resumable.run(path, {"seed": 2}, keys, work, lines.append)
     assert path.read_bytes() == before
+
+
+class Squares:
+    """Work that says which process did it, and does not end before two have begun."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, key: str) -> dict:
+        (self.folder / str(os.getpid())).touch()
+        end = time.monotonic() + 60
+        while len(list(self.folder.iterdir())) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        return {"square": int(key) ** 2, "process": os.getpid()}
+
+
+def test_processes_share_what_is_left(tmp_path):
+    path, keys, folder = tmp_path / "run.jsonl", [str(i) for i in range(7)], tmp_path / "processes"
+    folder.mkdir()
+    first = resumable.run_in(1, path, {}, keys[:1], lambda: lambda key: {"square": 0, "process": os.getpid()}, print)
+    assert first["0"]["process"] == os.getpid()
+    found = resumable.run_in(2, path, {}, keys, partial(Squares, folder), print)
+    assert [found[key]["square"] for key in keys] == [i * i for i in range(7)]
+    assert len({found[key]["process"] for key in keys[1:]} - {os.getpid()}) == 2
+    assert resumable.run_in(2, path, {}, keys, lambda: 1 / 0, print) == found       # nothing is left to do
 
 
 def test_durations_are_readable():

@@ -4,6 +4,7 @@
     python -m tools.evaluate.long_horizon --out DIR --no-sink                    # the same without the sink chunk
     python -m tools.evaluate.long_horizon --out DIR --pointer paced              # text at a fixed pace, no pointer
     python -m tools.evaluate.long_horizon --out DIR --transcripts 1 --minutes-each 2
+    python -m tools.evaluate.long_horizon --out DIR --transcripts 50 --processes 8       # the whole protocol
 
 Each transcript is said as one turn of one session, by the shipped characters in turn, and cut off after the minutes.
 Runs of several variants in one folder stand side by side in the report, with the truth: flite's speech of the same
@@ -20,11 +21,13 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from streamchar_rt.bundle import open_bundle
 from tools.evaluate import heard_words, resumable
 from tools.evaluate.contact_sheet import frame_grid
 from tools.evaluate.lip_sync import FPS, correlations, loudness, spoken_part
@@ -156,6 +159,11 @@ class Transcripts:
         return {"variant": kind, "character": name, "voice": voice, **result}
 
 
+def prepare(args: argparse.Namespace, texts: Sequence[str]) -> Transcripts:
+    engine = AblatedEngine.load(args.bundle, threads=1 if args.processes > 1 else args.threads)
+    return Transcripts(engine, texts, args.out, minutes=args.minutes_each, seed=args.seed)
+
+
 def variant_name(sink: bool, pointer: str) -> str:
     return ("sink" if sink else "no sink") + ("" if pointer == "model" else f", {pointer} pointer")
 
@@ -178,22 +186,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="who says how far the text is spoken: the model, or a fixed pace")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--processes", type=int, default=1, help="that work side by side, each on one thread if several")
     args = parser.parse_args(arguments)
-    if args.transcripts < 1 or args.minutes_each < 0.2:
-        parser.error("at least one transcript of 0.2 minutes")
+    if min(args.transcripts, args.processes) < 1 or args.minutes_each < 0.2:
+        parser.error("at least one transcript of 0.2 minutes, and one process")
     args.out.mkdir(parents=True, exist_ok=True)
     texts = long_texts(args.transcripts, args.minutes_each, args.seed)
     kinds = (variant_name(args.sink, args.pointer), "truth")
-    with AblatedEngine.load(args.bundle, threads=args.threads) as engine:
-        settings = {"model": engine.bundle.manifest["digest"], "minutes": args.minutes_each, "seed": args.seed,
-                    "judges": JUDGES}
-        work = Transcripts(engine, texts, args.out, minutes=args.minutes_each, seed=args.seed)
-        keys = [f"{kind}/{i}" for i in range(args.transcripts) for kind in kinds]
-        resumable.run(args.out / "long.jsonl", settings, keys, work)
-        machine = f"{platform.machine()}, {engine.threads} threads"
+    settings = {"model": open_bundle(args.bundle).manifest["digest"], "minutes": args.minutes_each, "seed": args.seed,
+                "judges": JUDGES}
+    keys = [f"{kind}/{i}" for i in range(args.transcripts) for kind in kinds]
+    resumable.run_in(args.processes, args.out / "long.jsonl", settings, keys, partial(prepare, args, texts))
     records = resumable.records(args.out / "long.jsonl", settings)
     summary = summarize(records)
-    facts = {**settings, "machine": machine, "transcripts": args.transcripts,
+    facts = {**settings, "machine": f"{platform.machine()}, {args.processes} processes", "transcripts": args.transcripts,
              "words": [len(words_of(text)) for text in texts]}
     (args.out / "report.json").write_text(json.dumps({"settings": facts, **summary}, indent=1), encoding="utf-8")
     page_of(summary, records, args.out, facts).save(args.out / "report.html")

@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
+Results = Callable[[Sequence[str]], Iterable[tuple[str, Record]]]
 
 
 class OtherSettingsError(SystemExit):
@@ -32,6 +34,29 @@ def run(path: Path, settings: Mapping[str, Any], keys: Sequence[str], work: Call
     Raises:
         OtherSettingsError: where the file was made with other settings; nothing is changed then.
     """
+    return _collect(path, settings, keys, lambda missing: ((key, work(key)) for key in missing), tell)
+
+
+def run_in(processes: int, path: Path, settings: Mapping[str, Any], keys: Sequence[str],
+           make: Callable[[], Callable[[str], Record]], tell: Callable[[str], None] | None = None) -> dict[str, Record]:
+    """``run`` with what ``make()`` gives: in this process or, if several are wanted, by each of them what it takes next.
+
+    ``make``: made only where something is left to do; it is sent to the processes, so a module's function.
+    """
+    def side_by_side(missing: Sequence[str]) -> Iterator[tuple[str, Record]]:
+        with multiprocessing.get_context("spawn").Pool(min(processes, len(missing)), _begin, (make,)) as pool:
+            yield from pool.imap_unordered(_one, missing)
+
+    def here(missing: Sequence[str]) -> Iterator[tuple[str, Record]]:
+        work = make()
+        yield from ((key, work(key)) for key in missing)
+
+    return _collect(path, settings, keys, side_by_side if processes > 1 else here, tell)
+
+
+def _collect(path: Path, settings: Mapping[str, Any], keys: Sequence[str], results: Results,
+             tell: Callable[[str], None] | None) -> dict[str, Record]:
+    """``results`` gives those of the keys that are missing, in any order."""
     tell = tell or (lambda line: print(line, file=sys.stderr, flush=True))
     settings = json.loads(json.dumps(settings))
     found = records(path, settings)
@@ -40,8 +65,7 @@ def run(path: Path, settings: Mapping[str, Any], keys: Sequence[str], work: Call
         tell(f"{len(keys) - len(missing)} of {len(keys)} are done already")
     begun = time.monotonic()
     with path.open("a", encoding="utf-8") as file:
-        for i, key in enumerate(missing, 1):
-            record = work(key)
+        for i, (key, record) in enumerate(results(missing) if missing else (), 1):
             line = json.dumps({"key": key, **record})
             file.write(line + "\n")
             file.flush()
@@ -50,6 +74,15 @@ def run(path: Path, settings: Mapping[str, Any], keys: Sequence[str], work: Call
             left = (time.monotonic() - begun) / i * (len(missing) - i)
             tell(f"{len(keys) - len(missing) + i}/{len(keys)} {key}, {duration(left)} left")
     return {key: found[key] for key in keys}
+
+
+def _begin(make: Callable[[], Callable[[str], Record]]) -> None:
+    global _work
+    _work = make()
+
+
+def _one(key: str) -> tuple[str, Record]:
+    return key, _work(key)
 
 
 def records(path: Path, settings: Mapping[str, Any]) -> dict[str, Record]:

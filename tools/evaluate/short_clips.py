@@ -17,11 +17,13 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from streamchar_rt.bundle import open_bundle
 from tools.evaluate import resumable
 from tools.evaluate.contact_sheet import frame_grid, sheet_of
 from tools.evaluate.lip_sync import best_offset, correlations, loudness, spoken_part
@@ -98,6 +100,11 @@ class Clips:
         return {"text": text, "character": name, "voice": voice,
                 **{side: judge(take, text, truth.said, self.recogniser, self.stranger, seed)
                    for side, take in zip(SIDES, (product, truth))}}
+
+
+def prepare(args: argparse.Namespace) -> Clips:
+    engine = AblatedEngine.load(args.bundle, threads=1 if args.processes > 1 else args.threads)
+    return Clips(engine, clip_texts(args.clips, args.seconds, args.seed), args.out, seed=args.seed, shown=args.show)
 
 
 # ------------------------------------------------------------------ all clips
@@ -211,18 +218,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--show", type=int, default=6, help="clips with pictures and sound in the report")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--processes", type=int, default=1, help="that work side by side, each on one thread if several")
     args = parser.parse_args(arguments)
-    if args.clips < 1 or args.seconds < 2:
-        parser.error("at least one clip of 2 s")
+    if min(args.clips, args.processes) < 1 or args.seconds < 2:
+        parser.error("at least one clip of 2 s, and one process")
     args.out.mkdir(parents=True, exist_ok=True)
-    with AblatedEngine.load(args.bundle, threads=args.threads) as engine:
-        settings = {"model": engine.bundle.manifest["digest"], "seconds": args.seconds, "seed": args.seed,
-                    "judges": JUDGES}
-        texts = clip_texts(args.clips, args.seconds, args.seed)
-        clips = Clips(engine, texts, args.out, seed=args.seed, shown=args.show)
-        records = resumable.run(args.out / "clips.jsonl", settings, [str(i) for i in range(args.clips)], clips)
+    settings = {"model": open_bundle(args.bundle).manifest["digest"], "seconds": args.seconds, "seed": args.seed,
+                "judges": JUDGES}
+    keys = [str(i) for i in range(args.clips)]
+    records = resumable.run_in(args.processes, args.out / "clips.jsonl", settings, keys, partial(prepare, args))
     summary = summarize(records, lambda key: dict(np.load(args.out / f"features-{key}.npz")))
-    facts = {**settings, "machine": f"{platform.machine()}, {engine.threads} threads",
+    facts = {**settings, "machine": f"{platform.machine()}, {args.processes} processes",
              "command": f"python -m tools.evaluate.short_clips --bundle {args.bundle} --clips {args.clips} "
                         f"--seconds {args.seconds:g} --seed {args.seed}"}
     (args.out / "report.json").write_text(json.dumps({"settings": facts, **summary}, indent=1), encoding="utf-8")
