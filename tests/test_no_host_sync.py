@@ -19,7 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from streamchar_rt import allocation, resident, scales
+from streamchar_rt.bundle import open_bundle
 from streamchar_rt.codecs import video
+from streamchar_rt.models import Models
 from streamchar_rt.ops import _native, functional, linear, modulation
 from streamchar_rt.pipeline import RawChunk, StreamState, Style, encode_character, generate_chunk
 from streamchar_rt.resident import Placement
@@ -107,7 +109,18 @@ def pretended(monkeypatch, rng):
     """(mode, models, state) of the small relative of ``full``, in bfloat16; host copies are of zeros."""
     models = allocation.random_models(
         scales.tiny(32, 64), Placement("cpu"), available=2**40, tell=lambda text: None)
-    picture = rng.integers(0, 256, (32, 64, 4), dtype=np.uint8)
+    yield from pretend(monkeypatch, models, rng.integers(0, 256, (32, 64, 4), dtype=np.uint8))
+
+
+@pytest.fixture
+def pretended_mini(monkeypatch, rng):
+    """The same of the shipped model, whose eyes move."""
+    bundle = open_bundle("mini")
+    models = Models.from_parts(bundle.manifest, bundle.tensors(), placement=Placement("cpu"))
+    yield from pretend(monkeypatch, models, rng.integers(0, 256, (256, 256, 4), dtype=np.uint8))
+
+
+def pretend(monkeypatch, models, picture):
     state = StreamState(models, encode_character(models, picture), 1)
     state.append_units([(10, 0, True), (12, 1, False), (20, 2, False), (1, 0, False)])
     pretence = Pretence()
@@ -151,6 +164,15 @@ def test_a_chunk_asks_the_device_for_nothing(pretended):
             assert state.chunk_index == index + 1
             kept = (state.history, state.audio_rest, state.previous_latent, state.cache.get("motion").keys)
             assert all(x.device == GPU for x in kept)
+
+
+def test_eyes_and_lids_ask_the_device_for_nothing(pretended_mini):
+    mode, models, state = pretended_mini
+    assert models.eyes is not None and models.lids is not None
+    with mode, PlainOps():
+        for _ in range(2):
+            chunk = generate_chunk(models, state, Style(1, 2, 2), steps=1)
+            assert chunk.video.shape == (16, 256, 256, 4) and state.previous_latent.device == GPU
 
 
 class HostTensors(TorchDispatchMode):

@@ -21,10 +21,13 @@ def arguments(**given):
 def test_every_network_finds_its_weights_in_the_bundle():
     from streamchar_rt.codecs.vocoder import Vocoder
     from streamchar_rt.orchestrator.model import Orchestrator
+    from streamchar_rt.codecs.eyes import EyeNet
+    from streamchar_rt.codecs.lids import LidNet
     from tools.train.codec_networks import VideoCodec
 
     tensors = open_bundle("mini").tensors()
-    for net, prefix in ((Denoiser(), ""), (Vocoder(), "vocoder."), (Orchestrator(), "orchestrator.")):
+    for net, prefix in ((Denoiser(), ""), (Vocoder(), "vocoder."), (Orchestrator(), "orchestrator."), (EyeNet(), "eyes."),
+                        (LidNet(), "lids.")):
         own = net.state_dict()
         found = bundle_weights(MINI, own)
         assert found.keys() == own.keys()

@@ -1,4 +1,6 @@
 """Training's pieces fit together: names, windows, targets."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -103,3 +105,18 @@ def test_the_sound_learns_alone_and_the_picture_stays(streams, seeded):
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
     assert {"dit.audio_in.weight", "dit.audio_out.weight", "dit.blocks.0.audio.qkv.weight"} <= changed
     assert all("audio_" in k or ".audio." in k for k in changed) and "dit.audio_mean.weight" not in changed
+
+
+def test_every_voice_is_heard_as_often(rng):
+    """However much there is of it; samples say whose they are."""
+    from tools.train.vocoder import by_voice, clips
+
+    voices = [0, *[2] * 30, 1, 1]
+    corpus = [SimpleNamespace(voice=voice, samples=np.full(40_000, 1000 * (voice + 1), np.int16)) for voice in voices]
+    groups = by_voice(corpus, range(1, 33))
+    assert [group.tolist() for group in groups] == [[31, 32], list(range(1, 31))]
+    waves = clips(corpus, rng, 400, by_voice(corpus, range(33))).abs().amax(1)       # times a gain of 0.6 to 1.1
+    share = [((waves > 1000 * (v + 1) * 0.6 / 32768) & (waves < 1000 * (v + 1) * 1.1 / 32768)).float().mean() for v in range(3)]
+    assert 0.25 < share[0] < 0.42                                      # of the one utterance's voice
+    plain = clips(corpus, rng, 400, [range(33)]).abs().amax(1)
+    assert (plain < 1000 * 1.1 / 32768).float().mean() < 0.1

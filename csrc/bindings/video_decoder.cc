@@ -84,7 +84,9 @@ void bind_video_decoder(py::module_& module) {
           NoGil())
       .def(
           "frame",
-          [](LatentDrawing& self, int index, Address out) { self.frame(index, reinterpret_cast<uint8_t*>(out)); },
+          [](LatentDrawing& self, int index, Address out, Address picture) {
+            self.frame(index, reinterpret_cast<uint8_t*>(out), floats(picture));
+          },
           NoGil());
 }
 

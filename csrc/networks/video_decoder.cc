@@ -132,7 +132,7 @@ void LatentDrawing::begin(const float* latent, const float* previous) {
   convolve(*layers.split, grid, at.coarse, false, character_.middle, at.middle);
 }
 
-void LatentDrawing::frame(int index, uint8_t* out) {
+void LatentDrawing::frame(int index, uint8_t* out, const float* picture) {
   const VideoDecoderLayers& layers = decoder_->layers();
   const Grid latent{height_, width_}, half = latent.times(2), whole = latent.times(4);
   VideoDecoder::Buffers& at = *buffers_;
@@ -146,7 +146,7 @@ void LatentDrawing::frame(int index, uint8_t* out) {
                     .places = at.places,
                     .motion = at.motion + std::ptrdiff_t{index} * layers.motion->shape().outputs(),
                     .local = layers.local,
-                    .picture = character_.picture,
+                    .picture = picture ? picture : character_.picture,
                     .flow = at.flow,
                     .warped = at.warped});
   convolve(*layers.up, half, x, false, character_.fine, at.fine);

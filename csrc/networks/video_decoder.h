@@ -80,8 +80,9 @@ class LatentDrawing {
   // What the frames have in common; before any of them. Both (channels, height, width) contiguous.
   void begin(const float* latent, const float* previous);
 
-  // Frame `index`, at most once each, to (16 * height, 16 * width, 4) contiguous, straight alpha.
-  void frame(int index, uint8_t* out);
+  // Frame `index`, at most once each, to (16 * height, 16 * width, 4) contiguous, straight alpha. `picture`: what is moved
+  // in place of the character's; null: that.
+  void frame(int index, uint8_t* out, const float* picture = nullptr);
 
  private:
   const std::shared_ptr<const VideoDecoder> decoder_;

@@ -1,7 +1,7 @@
 """The networks of a bundle, ready to run, and what a character is to them."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -11,6 +11,7 @@ import torch
 from . import ops
 from .batching import Batching
 from .codecs.eyes import EyeNet
+from .codecs.lids import LidNet, shown
 from .codecs.packed_video import PackedVideoDecoder
 from .codecs.packed_vocoder import PackedVocoder
 from .codecs.video import MotionCode, ReferenceEncoder, VideoDecoder, to_straight
@@ -44,15 +45,20 @@ class CharacterFeatures:
     """A reference picture, encoded once."""
     picture: torch.Tensor                       # (1, 4, H, W) premultiplied [0, 1], float32
     features: tuple[torch.Tensor, ...]          # at 1/4, 1/8 and 1/16; the denoiser sees the last
+    lids: torch.Tensor | None = None            # what ``LidNet`` paints, (L, 4, h, w)
+    pictures: tuple[torch.Tensor, ...] = ()     # the picture, and with each of these in it; (1, 4, H, W)
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         features = {f"features.{i}": feature.float().cpu() for i, feature in enumerate(self.features)}
-        return {"picture": self.picture.cpu(), **features}
+        lids = {} if self.lids is None else {"lids": self.lids.cpu()}
+        return {"picture": self.picture.cpu(), **features, **lids}
 
     @classmethod
     def from_tensors(cls, models: "Models", tensors: Mapping[str, torch.Tensor]) -> "CharacterFeatures":
         layout = dict(device=models.device, dtype=models.picture_dtype, memory_format=torch.channels_last)
-        return cls(tensors["picture"].to(models.device), tuple(tensors[f"features.{i}"].to(**layout) for i in range(3)))
+        picture = tensors["picture"].to(models.device)
+        features = tuple(tensors[f"features.{i}"].to(**layout) for i in range(3))
+        return cls(picture, features, *models.with_lids(picture, tensors.get("lids")))
 
 
 class Models:
@@ -64,7 +70,7 @@ class Models:
 
     def __init__(self, *, orchestrator: Orchestrator, condition: ConditionEncoder, dit: JointDiT, vocoder: Vocoder,
                  reference_encoder: ReferenceEncoder, video_decoder: VideoDecoder, latent_mean: torch.Tensor,
-                 latent_std: torch.Tensor, eyes: EyeNet | None = None, default_steps: int = 4,
+                 latent_std: torch.Tensor, eyes: EyeNet | None = None, lids: LidNet | None = None, default_steps: int = 4,
                  picture_dtype: torch.dtype = torch.float32, packed_pictures: bool = False, threads: int = 1,
                  kernels: str = "auto", storage: ops.Storage = "fp32", fps: Fraction | int = 25,
                  placement: Placement | None = None, sampler: Sampler = Sampler()):
@@ -87,7 +93,7 @@ class Models:
         self.latent_mean = latent_mean.float().reshape(1, 1, -1, 1, 1).to(self.device)
         self.latent_std = latent_std.float().reshape(1, 1, -1, 1, 1).to(self.device)
         self.sampler = sampler
-        self.eyes = None if eyes is None else freeze(eyes)
+        self.eyes, self.lids = (None if net is None else freeze(net) for net in (eyes, lids))
         self.movement = MotionCode().to(self.device)    # in float32, whatever the decoder's type
         self.batching, self.lanes, self.plans = Batching(), Lanes(threads), PLANS
         layout, codec = dit.config.layout, video_decoder.config
@@ -117,14 +123,36 @@ class Models:
                    packed_pictures=packed_pictures, threads=threads, kernels=kernels, storage=storage,
                    fps=frame_rate(manifest), placement=placement, sampler=Sampler(**config.get("sampler", {})))
 
+    def with_lids(self, picture: torch.Tensor, painted: torch.Tensor | None = None) -> tuple:
+        """``lids`` and ``pictures`` of ``CharacterFeatures``; ``painted``: the former, where it is known."""
+        if self.lids is None:
+            return None, (picture,)
+        painted = self.lids(picture) if painted is None else painted.to(picture.device)
+        return painted, (picture, *self.lids.whole(picture, painted))
+
+    def blinks(self, moves: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """Of the eyes' moves, float32 (frames, 3): those that latents are to say, and which of a character's pictures
+        shows the lids in each frame."""
+        if self.lids is None:
+            return moves, [0] * len(moves)
+        which = shown(moves[:, 0].tolist(), self.lids.config.levels)
+        told = moves.copy()
+        told[np.array(which) > 0, 0] = 0.0
+        return told, which
+
     def draw(self, latents: torch.Tensor, previous: torch.Tensor, character: CharacterFeatures,
-             between: Callable[[], None] = lambda: None, *, out: torch.Tensor | None = None) -> torch.Tensor:
+             between: Callable[[], None] = lambda: None, *, which: Sequence[int] = (),
+             out: torch.Tensor | None = None) -> torch.Tensor:
         """Frames, uint8 (4B, H, W, 4) with straight alpha, of latents (B, C, h, w) in the decoder's scale and those
-        before them; ``between``: called a few times on the way, and may raise to stop it; ``out``: where to write."""
+        before them; ``between``: called a few times on the way, and may raise to stop it; ``which`` of the character's
+        pictures each frame moves, by default the first; ``out``: where to write."""
+        pictures = [character.pictures[i] for i in which] if any(which) else None
         if self.packed_decoder is not None:
-            return self.packed_decoder(latents, previous, character.picture, character.features, between, out=out)
+            return self.packed_decoder(
+                latents, previous, character.picture, character.features, between, pictures=pictures, out=out)
         both = (x.to(self.picture_dtype) for x in (latents, previous))
-        decoded = self.video_decoder(*both, character.picture, character.features, between)
+        picture = character.picture if pictures is None else torch.cat(pictures)
+        decoded = self.video_decoder(*both, picture, character.features, between)
         frames = to_straight(decoded.frames.flatten(0, 1))
         return frames if out is None else out.copy_(frames)
 
@@ -152,4 +180,5 @@ def encode_character(models: Models, rgba: np.ndarray) -> CharacterFeatures:
     """Encode a picture, uint8 (H, W, 4) straight alpha, of the models' size."""
     straight = torch.from_numpy(np.ascontiguousarray(rgba)).permute(2, 0, 1)[None].float() / 255.0
     picture = torch.cat([straight[:, :3] * straight[:, 3:], straight[:, 3:]], 1).to(models.device)
-    return CharacterFeatures(picture, tuple(models.reference_encoder(picture.to(models.picture_dtype))))
+    features = tuple(models.reference_encoder(picture.to(models.picture_dtype)))
+    return CharacterFeatures(picture, features, *models.with_lids(picture))

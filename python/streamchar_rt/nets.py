@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from .codecs.eyes import EyeConfig, EyeNet
+from .codecs.lids import LidConfig, LidNet
 from .codecs.video import MotionCode, ReferenceEncoder, VideoCodecConfig, VideoDecoder
 from .codecs.vocoder import Vocoder, VocoderConfig
 from .denoiser.dit import DiTConfig, JointDiT
@@ -21,7 +22,8 @@ def build_nets(config: Mapping) -> dict[str, nn.Module]:
     tuples = lambda values: {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     codec = VideoCodecConfig(**tuples(config["video_codec"]))
     eyes = {"eyes": EyeNet(EyeConfig(**config["eyes"]))} if "eyes" in config else {}
-    return {**eyes, "orchestrator": Orchestrator(OrchestratorConfig(**config["orchestrator"])),
+    lids = {"lids": LidNet(LidConfig(**tuples(config["lids"])))} if "lids" in config else {}
+    return {**eyes, **lids, "orchestrator": Orchestrator(OrchestratorConfig(**config["orchestrator"])),
             "condition": ConditionEncoder(ConditionConfig(**config["condition"])),
             "dit": JointDiT(DiTConfig.from_dict(config["dit"])), "vocoder": Vocoder(VocoderConfig(**config["vocoder"])),
             "reference_encoder": ReferenceEncoder(codec), "video_decoder": VideoDecoder(codec)}

@@ -199,11 +199,13 @@ def _decode_audio(models: Models, state: StreamState, mel: torch.Tensor) -> tupl
     return samples[: models.chunk_samples].clamp(-1.0, 1.0).numpy().copy(), vocoder, rest
 
 
-def _decode_video(models: Models, state: StreamState, latents: torch.Tensor, moves: torch.Tensor | None,
+def _decode_video(models: Models, state: StreamState, latents: torch.Tensor, moves: np.ndarray | None,
                   stopped: Callable[[], bool]) -> tuple[np.ndarray | None, torch.Tensor]:
     """The chunk's pictures, latent by latent, so that it can be stopped as soon as a denoising step can; and the
     last latent as it was drawn, (1, C, h, w) in the decoder's scale."""
-    drawn = models.drawn_latents(latents, state.previous_latent, moves, state.character.features[-1])
+    told, which = (None, ()) if moves is None else models.blinks(moves)
+    told = None if told is None else torch.from_numpy(told)
+    drawn = models.drawn_latents(latents, state.previous_latent, told, state.character.features[-1])
     before = drawn[0] if state.previous_latent is None else state.previous_latent
     both = [before, *drawn]
     frames = empty(len(drawn), FRAMES, models.height, models.width, 4)
@@ -216,7 +218,8 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor, mov
         try:
             go_on()
             with ops.threads(1) if alone else nullcontext():
-                models.draw(both[i], both[i - 1], state.character, go_on, out=frames[i - 1])
+                models.draw(both[i], both[i - 1], state.character, go_on, which=which[FRAMES * (i - 1): FRAMES * i],
+                            out=frames[i - 1])
             return True
         except _Stopped:
             return False

@@ -44,15 +44,14 @@ class Plan:
         self.minimum = np.where(self.rows[:, 0] >= FIRST_PHONE, SHORTEST_PHONE, 1)
         self.hold = held_units(state.holds, self.first, config.window)
         self.states: States | None = None          # the language model's, see ``read``
-        self.moves: torch.Tensor | None = None     # of the eyes, (frames, 3), see ``look``
+        self.moves: np.ndarray | None = None       # of the eyes, float32 (frames, 3), see ``look``
 
     def look(self) -> None:
         """Decide when the eyes blink and where they look, for models that can draw it."""
         state, style, models = self.state, self.style, self.state.models
         if models.eyes is not None:
             random = noise.generator(seed=state.seed, chunk=state.chunk_index, step=0, stream=noise.EYES)
-            moves, self.eyes_after = plan_eyes(Eyes(*state.eyes), models.chunk_frames, style.mode, style.emotion, random)
-            self.moves = torch.from_numpy(moves)
+            self.moves, self.eyes_after = plan_eyes(Eyes(*state.eyes), models.chunk_frames, style.mode, style.emotion, random)
 
     def follow(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """c_v and c_a for the pointer's logits (slots + lookahead, W); keeps the alignment that they come from."""

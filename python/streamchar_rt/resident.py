@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .codecs import mel as mel_codec
-from .codecs.video import to_straight
+from .codecs.video import FRAMES, to_straight
 from .denoiser.context import MOTION, SINK
 from .denoiser.dit import Style
 from .denoiser.sampler import followed
@@ -108,7 +108,7 @@ class ResidentChain:
             samples = torch.cat([state.audio_rest, samples[0]]).clamp(-1.0, 1.0)
             run.audio_rest = samples[models.chunk_samples:].clone()
         with clock.stage("video_decode"):
-            frames, last = self._decode(state, video, None if plan.moves is None else put(plan.moves))
+            frames, last = self._decode(state, video, plan.moves)
         with clock.stage("context"):
             keys, values = self.graphs.run("context", models.denoiser.chunk_rows, video, audio)
             kept = keys.clone(), values.clone()
@@ -160,24 +160,33 @@ class ResidentChain:
         v, a = self.models.denoiser.velocity(live, video, audio, Style(voice, emotion, mode), c_v, c_a, t)
         return followed(video, v, v_before, picture, length), followed(audio, a, a_before, sound, length), v, a
 
-    def _decode(self, state: Any, video: Tensor, moves: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _decode(self, state: Any, video: Tensor, moves: np.ndarray | None) -> tuple[Tensor, Tensor]:
         """Pictures uint8 (frames, H, W, 4), straight alpha, and the last latent as it was drawn."""
         first = state.previous_latent is None
         before = video.new_zeros(0) if first else state.previous_latent
-        picture, features = state.character.picture, state.character.features
-        told = [] if moves is None else [moves]
+        picture, features, told = state.character.picture, state.character.features, []
+        if moves is not None:
+            moves, which = self.models.blinks(moves)
+            told = [to_device(moves, self.device)]
+            if self.models.lids is not None:
+                told.append(to_device(np.array(which), self.device))
+                picture = torch.cat(state.character.pictures)
         return self.graphs.run(
             ("pictures", first), partial(self._pictures, first), video, before, picture, *features, *told)
 
     def _pictures(self, first: bool, video: Tensor, before: Tensor, picture: Tensor, fine: Tensor, middle: Tensor,
-                  coarse: Tensor, moves: Tensor | None = None) -> tuple[Tensor, Tensor]:
+                  coarse: Tensor, moves: Tensor | None = None, which: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``which``: of several pictures, the one that each frame moves."""
         models = self.models
         drawn = models.drawn_latents(models.denoiser.unpatchify(video), None if first else before, moves, coarse)
         latents = torch.cat(drawn)
         previous = torch.cat([drawn[0] if first else before, *drawn[:-1]])
         pieces = []
-        for some, ahead in zip(*(x.to(models.picture_dtype).split(LATENTS_AT_ONCE) for x in (latents, previous))):
-            decoded = models.video_decoder(some, ahead, picture, (fine, middle, coarse))
+        for i, (some, ahead) in enumerate(
+                zip(*(x.to(models.picture_dtype).split(LATENTS_AT_ONCE) for x in (latents, previous)))):
+            at = FRAMES * LATENTS_AT_ONCE * i
+            moved = picture if which is None else picture.index_select(0, which[at: at + FRAMES * len(some)])
+            decoded = models.video_decoder(some, ahead, moved, (fine, middle, coarse))
             pieces.append(to_straight(decoded.frames.flatten(0, 1)))
         return torch.cat(pieces)[models.denoiser.layout.unseen:], drawn[-1]
 

@@ -39,10 +39,10 @@ def watched(still: bool) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     decode_video = pipeline._decode_video
 
-    def watch(models: Models, state: Any, latents: torch.Tensor, moves: torch.Tensor, *rest: Any) -> Any:
+    def watch(models: Models, state: Any, latents: torch.Tensor, moves: np.ndarray, *rest: Any) -> Any:
         drawn = torch.cat(models.drawn_latents(latents, state.previous_latent))
         rigid = models.movement.read(drawn[:, : MotionCode.CHANNELS]).flatten(0, 1)
-        seen.append((rigid.numpy().copy(), moves.numpy().copy()))
+        seen.append((rigid.numpy().copy(), moves.copy()))
         return decode_video(models, state, latents, None if still else moves, *rest)
 
     with patch.object(pipeline, "_decode_video", watch):

@@ -1,7 +1,7 @@
 """Put trained parts together as a bundle.
 
-    python -m tools.train.export --codec DIR --vocoder DIR --orchestrator DIR --denoiser DIR --eyes DIR --scenes DIR \\
-        --lexicon FILE --letter-to-sound FILE --out python/streamchar_rt/bundles/mini
+    python -m tools.train.export --codec DIR --vocoder DIR --orchestrator DIR --denoiser DIR --eyes DIR --lids DIR \\
+        --scenes DIR --lexicon FILE --letter-to-sound FILE --out python/streamchar_rt/bundles/mini
     python -m tools.train.export --base mini --codec DIR --out DIR    # another codec in it
 
 Takes the averaged weights of each checkpoint folder; the latents' statistics come from the scenes the denoiser
@@ -21,6 +21,7 @@ from PIL import Image
 
 from streamchar_rt.bundle import WEIGHTS, find_bundle, open_bundle, save_bundle
 from streamchar_rt.codecs.eyes import EyeConfig
+from streamchar_rt.codecs.lids import LidConfig
 from streamchar_rt.codecs.video import VideoCodecConfig
 from streamchar_rt.codecs.vocoder import VocoderConfig
 from streamchar_rt.denoiser.dit import DiTConfig
@@ -56,6 +57,7 @@ def gather(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     take(args.orchestrator, {"": "orchestrator."})
     take(args.denoiser, {"dit.": "dit.", "condition.": "condition."})
     take(args.eyes, {"": "eyes."})
+    take(args.lids, {"": "lids."})
     if args.scenes:
         scenes = Scenes.load(args.scenes)
         tensors["latent.mean"], tensors["latent.std"] = torch.from_numpy(scenes.mean), torch.from_numpy(scenes.std)
@@ -109,9 +111,11 @@ def settings(args: argparse.Namespace) -> dict:
 
 def manifest(characters: list[dict], names: Iterable[str], *, steps: int = 4, closing: float = 1.0,
              sampler: Sampler = Sampler()) -> dict:
-    """``names``: of the tensors. Bundles that were made before there was a network for the eyes go without.
+    """``names``: of the tensors. Bundles that were made before there were networks for eyes and lids go without.
     ``closing``: how far those close."""
-    eyes = {"eyes": EyeConfig(closing=closing).to_dict()} if any(name.startswith("eyes.") for name in names) else {}
+    has = lambda part: any(name.startswith(part) for name in names)
+    eyes = {"eyes": EyeConfig(closing=closing).to_dict()} if has("eyes.") else {}
+    lids = {"lids": LidConfig().to_dict()} if has("lids.") else {}
     return {
         "name": "mini",
         "stream": {"sample_rate": 16000, "fps": [25, 1], "width": 256, "height": 256, "chunk_frames": 16,
@@ -119,7 +123,7 @@ def manifest(characters: list[dict], names: Iterable[str], *, steps: int = 4, cl
                    "capabilities": ["words", "visemes", "emotions", "listening", "idle", "rgba"]},
         "model": {"orchestrator": OrchestratorConfig().to_dict(), "condition": ConditionConfig().to_dict(),
                   "dit": DiTConfig().to_dict(), "vocoder": VocoderConfig().to_dict(),
-                  "video_codec": VideoCodecConfig().to_dict(), **eyes, "sampler": sampler.to_dict(), "steps": steps},
+                  "video_codec": VideoCodecConfig().to_dict(), **eyes, **lids, "sampler": sampler.to_dict(), "steps": steps},
         "steps": steps, "voices": list(VOICE_NAMES), "emotions": list(EMOTIONS), "characters": characters,
         "memory": {"session": 16 << 20, "workspace": 256 << 20},
     }
@@ -128,7 +132,7 @@ def manifest(characters: list[dict], names: Iterable[str], *, steps: int = 4, cl
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", help="a bundle, its name or folder, to take from what is not given")
-    for name in ("codec", "vocoder", "orchestrator", "denoiser", "eyes", "scenes"):
+    for name in ("codec", "vocoder", "orchestrator", "denoiser", "eyes", "lids", "scenes"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--lexicon", type=Path)
@@ -141,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="how much of a velocity's last change its next step adds: 0.5 is Adams and Bashforth's method;"
                         " as in the base, or 0: Euler's, which a distilled student wants")
     args = parser.parse_args(arguments)
-    for name in ("codec", "vocoder", "orchestrator", "denoiser", "eyes", "scenes", "lexicon", "letter_to_sound"):
+    for name in ("codec", "vocoder", "orchestrator", "denoiser", "eyes", "lids", "scenes", "lexicon", "letter_to_sound"):
         if not args.base and not getattr(args, name):
             parser.error(f"give --{name.replace('_', '-')}, or a --base to take it from")
     args.base = args.base and find_bundle(args.base)

@@ -17,7 +17,7 @@ import torch
 from streamchar_rt.bundle import MANIFEST, WEIGHTS, Bundle, open_bundle
 
 RENAMES = {"reference.": "reference_encoder.", "decoder.": "video_decoder."}   # of the video codec
-PREFIXES = ("", "vocoder.", "orchestrator.")
+PREFIXES = ("", "vocoder.", "orchestrator.", "eyes.", "lids.")
 MINI = Path(__file__).parents[2] / "python" / "streamchar_rt" / "bundles" / "mini"    # of this tree
 ENCODER = "encoder."                           # no part of a bundle, but in a file of its own:
 ENCODER_FILE = Path(__file__).parents[1] / "evaluate" / "mini_video_encoder.safetensors"

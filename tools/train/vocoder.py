@@ -7,6 +7,7 @@ Losses: multi-resolution STFT (log magnitude and spectral convergence; Yamamoto 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 
 from streamchar_rt.codecs.mel import HOP, log_mel
 from streamchar_rt.codecs.vocoder import Vocoder
-from tools.studio.corpus import load_corpus
+from tools.studio.corpus import Utterance, load_corpus
 
 from .loop import Loop, add_arguments
 
@@ -32,12 +33,21 @@ def stft_loss(estimate: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return total / 4
 
 
-def clips(corpus, rng: np.random.Generator, count: int, utterances: range) -> torch.Tensor:
-    """Random waveforms (count, (CONTEXT + CLIP) * HOP); edges of utterances are padded with silence."""
+def by_voice(corpus: Sequence[Utterance], utterances: range) -> list[np.ndarray]:
+    """The utterances of each voice that has any."""
+    voices = np.array([corpus[i].voice for i in utterances])
+    return [utterances.start + np.flatnonzero(voices == voice) for voice in np.unique(voices)]
+
+
+def clips(corpus: Sequence[Utterance], rng: np.random.Generator, count: int,
+          groups: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Random waveforms (count, (CONTEXT + CLIP) * HOP) of utterances, from one group as often as from another; their
+    edges are padded with silence."""
     length = (CONTEXT + CLIP) * HOP
     out = np.zeros((count, length), np.float32)
     for row in out:
-        samples = corpus[int(rng.integers(utterances.start, utterances.stop))].samples
+        group = groups[int(rng.integers(len(groups)))]
+        samples = corpus[int(group[int(rng.integers(len(group)))])].samples
         begin = int(rng.integers(-CONTEXT * HOP, max(1, len(samples) - CLIP * HOP // 2)))
         a, b = max(0, begin), min(len(samples), begin + length)
         row[a - begin: b - begin] = samples[a:b] / 32768.0
@@ -48,11 +58,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser, minutes=25, lr=1e-3, batch=12)
     parser.add_argument("--speech", type=Path, required=True)
+    parser.add_argument("--voices-alike", action="store_true", help="hear every voice as often, however much there is of it")
     args = parser.parse_args()
     loop = Loop(Vocoder(), args, betas=(0.8, 0.99))
     corpus = load_corpus(args.speech)
     held_out = min(200, len(corpus) // 20)
-    train, test = range(len(corpus) - held_out), range(len(corpus) - held_out, len(corpus))
+    every, first = len(corpus), len(corpus) - held_out
+    train = by_voice(corpus, range(first)) if args.voices_alike else [range(first)]
+    test = by_voice(corpus, range(first, every)) if args.voices_alike else [range(first, every)]
     rng = np.random.default_rng(args.seed + loop.iteration)
 
     def losses(samples: torch.Tensor) -> dict[str, torch.Tensor]:

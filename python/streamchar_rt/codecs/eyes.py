@@ -2,7 +2,8 @@
 
 The denoiser's latents have the eyes open and looking ahead. Where a character's eyes are, and what they look like closed,
 its latent and its reference say; so a few convolutions do. They are asked once a chunk, behind the denoiser, whose memory
-never sees their work.
+never sees their work. Lids that come further down than the decoder draws well are a matter of ``lids``, where a bundle
+has those.
 """
 from __future__ import annotations
 

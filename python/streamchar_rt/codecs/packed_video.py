@@ -6,7 +6,7 @@ the convolutions.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,17 +47,20 @@ class PackedVideoDecoder:
         self._constant = [(weight[name][:, part].detach().float().clone(), bias[name].detach().float().clone())
                           for name, part in own.items()]
         self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()    # by the character's picture
+        self._rims: WeakTensorKeyDictionary = WeakTensorKeyDictionary()     # by any picture
         for name in (*weight, "trunk", "middle", "fine"):
             setattr(decoder, name, None)
 
     def __call__(self, latents: torch.Tensor, previous: torch.Tensor, picture: torch.Tensor,
                  features: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-                 between: Callable[[], None] = lambda: None, *, out: torch.Tensor | None = None) -> torch.Tensor:
+                 between: Callable[[], None] = lambda: None, *, pictures: Sequence[torch.Tensor] | None = None,
+                 out: torch.Tensor | None = None) -> torch.Tensor:
         """Frames, uint8 (4B, H, W, 4) with straight alpha.
 
         ``latents``, ``previous``: (B, C, h, w), latent n and n-1; ``picture`` and ``features``: as for
         ``VideoDecoder``, of one character; ``between``: called before each frame and after the last one of a latent,
-        and may raise to stop it; ``out``: where to write, contiguous.
+        and may raise to stop it; ``pictures``: those that the frames move in place of ``picture``, (1, 4, H, W) each;
+        ``out``: where to write, contiguous.
         """
         known = self._of_character(picture, features)
         batch, _, height, width = latents.shape
@@ -67,11 +70,13 @@ class PackedVideoDecoder:
         elif out.shape != shape:
             raise ConfigError(f"out is {tuple(out.shape)}", hint=f"uint8 {shape}")
         drawing = self.layers.drawing(known)
-        for latent, before, frames in zip(_planes(latents), _planes(previous), out.split(FRAMES), strict=True):
+        moved = [known.picture] * len(out) if pictures is None else [self._rimmed(x) for x in pictures]
+        for n, (latent, before, frames) in enumerate(
+                zip(_planes(latents), _planes(previous), out.split(FRAMES), strict=True)):
             drawing.begin(latent, before)
             for i in range(FRAMES):
                 between()
-                drawing.frame(i, frames)
+                drawing.frame(i, frames, moved[n * FRAMES + i])
             between()
         return out
 
@@ -81,8 +86,15 @@ class PackedVideoDecoder:
             fine, middle, coarse = features
             added = [F.conv2d(x.float(), w, b, padding=w.shape[-1] // 2).permute(0, 2, 3, 1).contiguous()
                      for x, (w, b) in zip((coarse, middle, fine), self._constant)]
-            known = self._known[picture] = KnownCharacter(*added, with_rim(picture[0].float().permute(1, 2, 0)))
+            known = self._known[picture] = KnownCharacter(*added, self._rimmed(picture))
         return known
+
+    def _rimmed(self, picture: torch.Tensor) -> torch.Tensor:
+        """A picture (1, 4, H, W) as ``picture_warp`` takes it."""
+        rimmed = self._rims.get(picture)
+        if rimmed is None:
+            rimmed = self._rims[picture] = with_rim(picture[0].float().permute(1, 2, 0))
+        return rimmed
 
 
 def _planes(x: torch.Tensor) -> tuple[torch.Tensor, ...]:

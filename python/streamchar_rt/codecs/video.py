@@ -209,7 +209,8 @@ class VideoDecoder(nn.Module):
         """Decode latents.
 
         ``latents``, ``previous``: (B, C, h, w), latent n and n-1 (n itself where there is none before);
-        ``picture``: (B or 1, 4, H, W) reference, ``features``: ``ReferenceEncoder``'s, same batch;
+        ``picture``: (B or 1, 4, H, W) reference, or (4B, 4, H, W) for each frame its own; ``features``:
+        ``ReferenceEncoder``'s of a (B or 1) reference;
         ``between``: called a few times on the way, and may raise to stop it.
         """
         batch = len(latents)
@@ -225,7 +226,8 @@ class VideoDecoder(nn.Module):
         x = self.middle(x)
         between()
         flow = self._flow(latents, F.pixel_shuffle(self.flow(F.silu(x)).float(), 2))          # (4B, 2, H/4, W/4)
-        warped = self._warp(flow, share(picture, FRAMES))
+        own = len(picture) == FRAMES * batch
+        warped = self._warp(flow, picture if own else share(picture, FRAMES))
         between()
         x = F.pixel_shuffle(self.up(x), 2)                            # (4B, c, H/4, W/4)
         x = torch.cat([x, share(fine, FRAMES), F.pixel_unshuffle(warped.to(x.dtype), PATCH)], 1)

@@ -127,9 +127,9 @@ class LatentDrawing:
         self._native.begin(latent.data_ptr(), previous.data_ptr())
         self._left = set(range(self.layers.frames))
 
-    def frame(self, index: int, out: Tensor) -> None:
+    def frame(self, index: int, out: Tensor, picture: Tensor | None = None) -> None:
         """Draws frame ``index``, once after ``begin``, to ``out[index]``: uint8 (frames, 16h, 16w, 4) contiguous, with
-        straight alpha.
+        straight alpha. ``picture``: what is moved in place of the character's, of its shape.
 
         Raises:
             ConfigError: on another shape or dtype, or where the frame is not to be drawn.
@@ -137,8 +137,10 @@ class LatentDrawing:
         _check("out", out, (self.layers.frames, 16 * self.height, 16 * self.width, 4), torch.uint8)
         if index not in self._left:
             raise ConfigError(f"frame {index} is not to be drawn", hint="begin, then each frame once")
+        picture = self._character.picture if picture is None else picture
+        _check("picture", picture, self._character.picture.shape, torch.float32)
         self._left.remove(index)
-        self._native.frame(index, out.data_ptr() + index * out.stride(0))
+        self._native.frame(index, out.data_ptr() + index * out.stride(0), picture.data_ptr())
 
 
 def _check(name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:

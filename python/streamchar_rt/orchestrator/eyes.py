@@ -2,8 +2,8 @@
 
 Blinks and glances follow from nothing that is said, so a denoiser of few steps draws their mean: half a blink, in one
 eye. The orchestrator decides them instead, as it decides when each phone is spoken, with a seeded process: blinks after
-gamma-distributed pauses, now and then a double one; fixations, on the viewer or away, with saccades between. See
-``codecs.eyes`` for the network that draws them.
+gamma-distributed pauses, now and then a double one; fixations, on the viewer or away, with saccades between. What
+draws them is in ``codecs.eyes``, and in ``codecs.lids`` for lids that are further down.
 """
 from __future__ import annotations
 
