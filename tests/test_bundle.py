@@ -160,14 +160,16 @@ def test_a_folder_of_other_nets_is_refused(folder):
         Engine.load(folder)
 
 
-@pytest.mark.parametrize("sampler", [{"picture": 2.0}, {"smell": 0.5}, [0.5], {"sound": "loud"}])
-def test_a_sampler_that_is_none_is_refused(tmp_path, sampler):
+@pytest.mark.parametrize("wrong", [
+    {"sampler": {"picture": 2.0}}, {"sampler": {"smell": 0.5}}, {"sampler": [0.5]}, {"sampler": {"sound": "loud"}},
+    {"lids": {"top": 200}}, {"lids": {"levels": [2.0]}}, {"lids": {"channels": [8, 8, 8]}}])
+def test_settings_that_fit_nothing_are_refused(tmp_path, wrong):
     folder = tmp_path / "mini"
     shutil.copytree(SHIPPED / "mini", folder, copy_function=os.symlink)
     text = (folder / MANIFEST).read_text()
     (folder / MANIFEST).unlink()
     (folder / MANIFEST).write_text(text)
-    rewrite(folder, lambda m: m["model"].update(sampler=sampler))
+    rewrite(folder, lambda m: m["model"].update(wrong))
     with pytest.raises(BundleError, match="do not fit together"):
         Engine.load(folder)
 

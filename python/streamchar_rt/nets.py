@@ -23,6 +23,9 @@ def build_nets(config: Mapping) -> dict[str, nn.Module]:
     codec = VideoCodecConfig(**tuples(config["video_codec"]))
     eyes = {"eyes": EyeNet(EyeConfig(**config["eyes"]))} if "eyes" in config else {}
     lids = {"lids": LidNet(LidConfig(**tuples(config["lids"])))} if "lids" in config else {}
+    for place in (net.config for net in lids.values()):
+        if place.top + place.height > codec.size or place.left + place.width > (codec.width or codec.size):
+            raise ValueError(f"lids are painted beyond pictures of {codec.size} rows: {place}")
     return {**eyes, **lids, "orchestrator": Orchestrator(OrchestratorConfig(**config["orchestrator"])),
             "condition": ConditionEncoder(ConditionConfig(**config["condition"])),
             "dit": JointDiT(DiTConfig.from_dict(config["dit"])), "vocoder": Vocoder(VocoderConfig(**config["vocoder"])),

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .video import Residual
+
 _SHRINK = 8          # the network's coarsest cells, in pixels
 
 
@@ -37,16 +39,6 @@ class LidConfig:
         return asdict(self)
 
 
-class _Residual(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.second(F.silu(self.first(F.silu(x))))
-
-
 class LidNet(nn.Module):
     """A U-Net (Ronneberger et al. 2015) that paints lids over the part of a picture where eyes are."""
 
@@ -57,15 +49,15 @@ class LidNet(nn.Module):
         self._columns = slice(config.left, config.left + config.width)
         a, b, c = config.channels
         self.inputs = nn.Conv2d(4 * 4 + 1, a, 3, padding=1)
-        self.fine = _Residual(a)
+        self.fine = Residual(a)
         self.to_middle = nn.Conv2d(a, b, 3, 2, 1)
-        self.middle = _Residual(b)
+        self.middle = Residual(b)
         self.to_coarse = nn.Conv2d(b, c, 3, 2, 1)
-        self.coarse = nn.Sequential(_Residual(c), _Residual(c))
+        self.coarse = nn.Sequential(Residual(c), Residual(c))
         self.from_coarse = nn.Conv2d(c, b * 4, 1)
-        self.middle_again = _Residual(b)
+        self.middle_again = Residual(b)
         self.from_middle = nn.Conv2d(b, a * 4, 1)
-        self.fine_again = _Residual(a)
+        self.fine_again = Residual(a)
         self.out = nn.Conv2d(a, 4 * 4, 3, padding=1)          # colour, and how much of it covers what is there
         nn.init.zeros_(self.out.weight)
         with torch.no_grad():

@@ -49,7 +49,9 @@ class VideoCodecConfig:
         return asdict(self)
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
+    """x + second(silu(first(silu(x)))), two convolutions; nothing is added as it begins."""
+
     def __init__(self, width: int):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
@@ -141,11 +143,11 @@ class VideoEncoder(nn.Module):
         super().__init__()
         a, b, c = config.encoder
         self.pixels = nn.Sequential(
-            nn.PixelUnshuffle(PATCH), nn.Conv2d((FRAMES + 1) * 4 * PATCH ** 2, a, 1), _Residual(a),
-            nn.Conv2d(a, b, 3, 2, 1), _Residual(b), _Residual(b), nn.Conv2d(b, c, 3, 2, 1))
+            nn.PixelUnshuffle(PATCH), nn.Conv2d((FRAMES + 1) * 4 * PATCH ** 2, a, 1), Residual(a),
+            nn.Conv2d(a, b, 3, 2, 1), Residual(b), Residual(b), nn.Conv2d(b, c, 3, 2, 1))
         self.pose = nn.Linear(FRAMES * config.pose_fields, c)
         self.code = MotionCode()
-        self.mix = nn.Sequential(_Residual(c), _Residual(c), nn.Conv2d(c, config.latent_channels - MotionCode.CHANNELS, 1))
+        self.mix = nn.Sequential(Residual(c), Residual(c), nn.Conv2d(c, config.latent_channels - MotionCode.CHANNELS, 1))
 
     def forward(self, frames: torch.Tensor, poses: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
         x = torch.cat([frames.flatten(1, 2), picture], 1) * 2 - 1
@@ -160,9 +162,9 @@ class ReferenceEncoder(nn.Module):
     def __init__(self, config: VideoCodecConfig = VideoCodecConfig()):
         super().__init__()
         a, b, c = config.reference
-        self.fine = nn.Sequential(nn.PixelUnshuffle(PATCH), nn.Conv2d(4 * PATCH ** 2, a, 3, padding=1), _Residual(a))
-        self.middle = nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), _Residual(b))
-        self.coarse = nn.Sequential(nn.Conv2d(b, c, 3, 2, 1), _Residual(c))
+        self.fine = nn.Sequential(nn.PixelUnshuffle(PATCH), nn.Conv2d(4 * PATCH ** 2, a, 3, padding=1), Residual(a))
+        self.middle = nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), Residual(b))
+        self.coarse = nn.Sequential(nn.Conv2d(b, c, 3, 2, 1), Residual(c))
 
     def forward(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         fine = self.fine((picture * 2 - 1).contiguous(memory_format=torch.channels_last))
@@ -185,10 +187,10 @@ class VideoDecoder(nn.Module):
         a, b, c = config.decoder
         fine, middle, coarse = config.reference
         self.inputs = nn.Conv2d(2 * config.latent_channels + coarse, a, 3, padding=1)
-        self.trunk = nn.Sequential(*[_Residual(a) for _ in range(config.trunk)])
+        self.trunk = nn.Sequential(*[Residual(a) for _ in range(config.trunk)])
         self.split = nn.Conv2d(a, FRAMES * b * 4, 1)                 # to four frames at 1/8
         self.mix_middle = nn.Conv2d(b + middle, b, 1)
-        self.middle = _Residual(b)
+        self.middle = Residual(b)
         self.up = nn.Conv2d(b, c * 4, 1)                             # to 1/4
         # Parts' shares and local flow, at 1/4 after the shuffle.
         self.flow = nn.Conv2d(b, (config.parts + 2) * 4, 3, padding=1)
@@ -197,7 +199,7 @@ class VideoDecoder(nn.Module):
                                     nn.Linear(config.motion_width, config.parts * 6))
         self.steady = nn.Linear(MotionCode.RIGID, config.parts * 6, bias=False)
         self.mix_fine = nn.Conv2d(c + fine + 4 * PATCH ** 2, c, 1)
-        self.fine = _Residual(c)
+        self.fine = Residual(c)
         self.out = nn.Conv2d(c, 5 * PATCH ** 2, 3, padding=1)        # RGBA and the blend weight
         for layer in (self.motion[-1], self.steady):
             nn.init.zeros_(layer.weight)
