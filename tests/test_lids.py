@@ -10,7 +10,8 @@ from streamchar_rt.codecs.video import FRAMES, to_straight
 from streamchar_rt.models import CharacterFeatures, Models
 from streamchar_rt.picture import load_picture
 from streamchar_rt.resident import Placement
-from tests.test_packed_video import Small
+
+from .small_decoder import Small
 
 SMALL = LidConfig(top=16, left=8, height=24, width=40, channels=(6, 8, 8), levels=(0.5, 1.0))
 ROWS, COLUMNS = slice(16, 40), slice(8, 48)

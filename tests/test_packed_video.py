@@ -1,7 +1,6 @@
 """The packed video decoder against the float32 one, and where the engine takes it."""
 from __future__ import annotations
 
-import copy
 import gc
 
 import numpy as np
@@ -10,17 +9,12 @@ import torch
 
 from streamchar_rt import Engine, ops
 from streamchar_rt.bundle import open_bundle
-from streamchar_rt.codecs.packed_video import PackedVideoDecoder
-from streamchar_rt.codecs.video import ReferenceEncoder, VideoCodecConfig, VideoDecoder, to_straight
 from streamchar_rt.errors import ConfigError
 from streamchar_rt.models import Models, encode_character
 from streamchar_rt.picture import load_picture
 
 from .native_support import fresh_generator, linear_isa, native  # noqa: F401
-
-SMALL = VideoCodecConfig(size=64, width=96, latent_channels=8, encoder=(8, 8, 8), decoder=(24, 20, 10),
-                         reference=(6, 7, 9), trunk=1, parts=3, motion_width=8)
-
+from .small_decoder import SMALL, Small
 
 def premultiplied(straight: torch.Tensor) -> torch.Tensor:
     x = straight.double()
@@ -31,29 +25,6 @@ def worst_psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     """Of the worst of frames, uint8 (F, H, W, 4) with straight alpha: what is not covered has no colour."""
     error = (premultiplied(a) - premultiplied(b)).square().mean((1, 2, 3)).max()
     return float(10 * torch.log10(255 ** 2 / error.clamp(min=1e-9)))
-
-
-class Small:
-    """A decoder of random weights that draws something everywhere, its packed kin, and a character."""
-
-    def __init__(self, generator: torch.Generator, batch: int = 3):
-        self.decoder = VideoDecoder(SMALL).eval().requires_grad_(False)
-        for parameter in self.decoder.parameters():
-            fan = parameter[0].numel() if parameter.ndim > 1 else 25
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan ** 0.5)
-        self.decoder.motion[-1].weight.mul_(0.05), self.decoder.steady.weight.mul_(0.05)
-        self.packed = PackedVideoDecoder(copy.deepcopy(self.decoder))
-        self.picture = torch.rand(1, 4, SMALL.size, SMALL.width, generator=generator)
-        self.features = ReferenceEncoder(SMALL).eval().requires_grad_(False)(self.picture)
-        shape = batch, SMALL.latent_channels, SMALL.size // 16, SMALL.width // 16
-        self.latents, self.previous = (torch.randn(shape, generator=generator) for _ in range(2))
-
-    def exact(self) -> torch.Tensor:
-        frames = self.decoder(self.latents, self.previous, self.picture, self.features).frames
-        return to_straight(frames.flatten(0, 1))
-
-    def frames(self, own: slice = slice(None), **options) -> torch.Tensor:
-        return self.packed(self.latents[own], self.previous[own], self.picture, self.features, **options)
 
 
 @torch.inference_mode()
@@ -177,12 +148,16 @@ def test_the_engine_takes_it_where_it_pays(linear_isa, dtype, kernels, pictures)
 
 
 @pytest.mark.skipif(not ops.PackedConv.pays(), reason="portable code")
-def test_a_session_shows_the_same_pictures_on_any_number_of_threads():
+def test_a_session_shows_the_same_pictures_on_any_number_of_threads(monkeypatch):
+    """And, of the same latents, those of the exact decoder; the latents of an exact denoiser differ by more."""
     clips = []
-    for threads, dtype in ((1, "auto"), (2, "auto"), (1, "fp32")):
+    for threads, dtype, packed in ((1, "auto", True), (2, "auto", True), (1, "auto", False), (1, "fp32", False)):
+        if not packed:
+            monkeypatch.setattr("streamchar_rt.engine._packed_pictures", lambda config: False)
         with Engine.load("mini", threads=threads, dtype=dtype) as engine:
             with engine.session(engine.characters()[0], seed=4) as session:
                 session.say("Hello there, and welcome.")
                 clips.append(torch.from_numpy(np.concatenate([session.step().video for _ in range(3)])))
     assert torch.equal(clips[0], clips[1])
-    assert worst_psnr(clips[0], clips[2]) > 45
+    assert worst_psnr(clips[0], clips[2]) > 50
+    assert worst_psnr(clips[0], clips[3]) > 45

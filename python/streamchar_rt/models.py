@@ -123,7 +123,8 @@ class Models:
                    packed_pictures=packed_pictures, threads=threads, kernels=kernels, storage=storage,
                    fps=frame_rate(manifest), placement=placement, sampler=Sampler(**config.get("sampler", {})))
 
-    def with_lids(self, picture: torch.Tensor, painted: torch.Tensor | None = None) -> tuple:
+    def with_lids(self, picture: torch.Tensor, painted: torch.Tensor | None = None,
+                  ) -> tuple[torch.Tensor | None, tuple[torch.Tensor, ...]]:
         """``lids`` and ``pictures`` of ``CharacterFeatures``; ``painted``: the former, where it is known."""
         if self.lids is None:
             return None, (picture,)

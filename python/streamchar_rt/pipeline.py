@@ -203,8 +203,10 @@ def _decode_video(models: Models, state: StreamState, latents: torch.Tensor, mov
                   stopped: Callable[[], bool]) -> tuple[np.ndarray | None, torch.Tensor]:
     """The chunk's pictures, latent by latent, so that it can be stopped as soon as a denoising step can; and the
     last latent as it was drawn, (1, C, h, w) in the decoder's scale."""
-    told, which = (None, ()) if moves is None else models.blinks(moves)
-    told = None if told is None else torch.from_numpy(told)
+    told, which = None, ()
+    if moves is not None:
+        latent_moves, which = models.blinks(moves)
+        told = torch.from_numpy(latent_moves)
     drawn = models.drawn_latents(latents, state.previous_latent, told, state.character.features[-1])
     before = drawn[0] if state.previous_latent is None else state.previous_latent
     both = [before, *drawn]

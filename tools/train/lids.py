@@ -97,7 +97,8 @@ def main() -> None:
     args = parser.parse_args()
     net = LidNet().to(memory_format=torch.channels_last)
     loop = Loop(net, args, decay=0.998, warmup=60)
-    rng, generator = np.random.default_rng((args.seed, loop.iteration, 6)), torch.Generator().manual_seed(args.seed + loop.iteration)
+    rng = np.random.default_rng((args.seed, loop.iteration, 6))
+    generator = torch.Generator().manual_seed(args.seed + loop.iteration)
     judged = np.array([0, *net.config.levels], np.float32)
     held = to_float(torch.from_numpy(np.stack([drawings(HELD_OUT[i], judged) for i in range(HELD)])))
     held = held[..., MARGIN:-MARGIN, MARGIN:-MARGIN]                                            # (HELD, 1 + L, 4, h, w)
@@ -114,7 +115,8 @@ def main() -> None:
         open_eyes = to_float(torch.stack([pictures[0] for pictures, _ in chosen]))
         lids_down = to_float(torch.stack([pictures[i] for (pictures, _), i in zip(chosen, which)]))
         level = torch.stack([levels[i] for (_, levels), i in zip(chosen, which)])
-        open_eyes, lids_down = (x.to(loop.device, memory_format=torch.channels_last) for x in varied(open_eyes, lids_down, generator))
+        changed = varied(open_eyes, lids_down, generator)
+        open_eyes, lids_down = (x.to(loop.device, memory_format=torch.channels_last) for x in changed)
         return {"loss": error(net.paint(open_eyes, level.to(loop.device)), lids_down, open_eyes)}
 
     def evaluate() -> dict[str, float]:
