@@ -14,7 +14,8 @@ from streamchar_rt.models import Models, encode_character
 from streamchar_rt.picture import load_picture
 
 from .native_support import fresh_generator, linear_isa, native  # noqa: F401
-from .small_decoder import SMALL, Small
+from .small_decoder import Small
+
 
 def premultiplied(straight: torch.Tensor) -> torch.Tensor:
     x = straight.double()
