@@ -9,7 +9,7 @@ from streamchar_rt.denoiser.dit import Style
 from streamchar_rt.orchestrator.condition import FEATURES
 from streamchar_rt.orchestrator.model import Orchestrator, OrchestratorConfig
 from tools.train.batches import StreamSampler
-from tools.train.denoiser import Batches, Denoiser, update_step
+from tools.train.denoiser import Batches, Denoiser, losses, update_step
 from tools.train.device_planner import DevicePlanner
 from tools.train.device_updates import DeviceUpdates
 from tools.train.few_step import Asked, Given, velocity
@@ -62,6 +62,21 @@ def test_batches_gathered_on_a_device_are_those_of_the_host(streams, rng):
     assert {kind[:2] for kind in kinds} == {(True, True), (True, False), (False, False)}
 
 
+def test_what_the_orchestrator_sees_is_gathered_on_a_device_as_on_the_host(streams, rng):
+    config, seed = OrchestratorConfig(), int(rng.integers(2 ** 31))
+    host = StreamSampler(streams, held_out=4, seed=seed)
+    device = DeviceSampler(DeviceStreams(streams, CPU), held_out=4, seed=seed)
+    for _ in range(10):
+        rows, strays = host.rows(7), host.strays(7, 0.5)
+        assert np.array_equal(device.rows(7), rows) and np.array_equal(device.strays(7, 0.5), strays)
+        assert set(np.abs(strays)) <= {0, 1}
+        expected = host.orchestrator(rows, config, strays)
+        found = device.orchestrator(torch.from_numpy(rows), config, torch.from_numpy(strays))
+        for name in vars(expected):
+            for a, b in zip(flat(getattr(expected, name)), flat(getattr(found, name)), strict=True):
+                assert a.dtype == b.dtype and torch.equal(a, b), name
+
+
 def test_scenes_that_are_kept_to_judge_by_are_not_learnt(streams, rng):
     scenes = small_scenes(streams, rng)
     learned, judged = scenes.split(7)
@@ -83,7 +98,7 @@ def test_updates_without_a_look_at_values_are_the_same(streams, rng, tmp_path):
     for name in ("host", "device"):
         loop = small_loop(tmp_path / name)
         train = Batches(StreamSampler(streams, held_out=4, seed=5), None, 2, CPU)
-        step = update_step(loop.model, train, loop.args, loop, None)
+        step = update_step(train, loop.args, lambda batch: losses(loop.model, batch, loop.args.draws, loop.autocast()))
         updates = DeviceUpdates(loop) if name == "device" else None
         totals = []
         for iteration in range(6):
@@ -116,7 +131,7 @@ def test_the_examples_are_all_kinds(streams, rng, tmp_path):
     loop, scenes = small_loop(tmp_path), small_scenes(streams, rng)
     for there in (scenes, None):
         train = Batches(StreamSampler(streams, held_out=4, seed=5), there, 2, CPU)
-        step = update_step(loop.model, train, loop.args, loop, None)
+        step = update_step(train, loop.args, lambda batch: losses(loop.model, batch, loop.args.draws, loop.autocast()))
         examples = {kind: chunks for kind, chunks in step.examples()}
         for iteration in range(80):
             kind, chunks = step.choose(iteration)

@@ -152,8 +152,8 @@ def test_guidance_is_linear_between_withheld_and_told(seeded):
     with torch.no_grad():
         told, withheld = (velocity(net, given, noisy, t, torch.full((2, 1, 1), x)) for x in (1.0, 0.0))
         assert all(torch.equal(a, b) for a, b in zip(told, velocity(net, given, noisy, t)))
-        for scale in (0.0, 1.0, 2.5):
-            for a, u, c in zip(guided_velocity(net, given, noisy, t, scale), withheld, told):
+        for guidance in ((0.0, 1.0), (1.0, 1.0), (2.5, 0.5)):
+            for a, u, c, scale in zip(guided_velocity(net, given, noisy, t, guidance), withheld, told, guidance):
                 assert torch.allclose(a, u + scale * (c - u), atol=1e-4)
 
 
@@ -351,7 +351,7 @@ def test_runs_stay_in_their_stream(streams, rng):
 # ------------------------------------------------------------------ the alternation
 def arguments(folder, teacher, **changes) -> Namespace:
     values = dict(minutes=1e6, lr=1e-3, batch=4, out=folder, device="cpu", threads=1, seed=0, init=None,
-                  teacher=teacher, critic_lr=2e-3, critic_ratio=2, critic_draws=2, guidance=1.5, shift=1.0, ema_decay=0.9, steps=STEPS,
+                  teacher=teacher, critic_lr=2e-3, critic_ratio=2, critic_draws=2, guidance=(1.5, 1.5), shift=1.0, ema_decay=0.9, steps=STEPS,
                   regression_minutes=0.0, teacher_steps=3, compile=False, graphs=True, only=None)
     return Namespace(**{**values, **changes})
 

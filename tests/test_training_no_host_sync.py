@@ -4,7 +4,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from streamchar_rt.denoiser import dit
-from tools.train import device_planner, on_device, rollout
+from tools.train import device_planner, guided, on_device, orchestrator, rollout
 from tools.train.denoiser import Batches, Denoiser, Kind, losses
 from tools.train.device_planner import DevicePlanner
 from tools.train.few_step import guided_velocity
@@ -12,7 +12,7 @@ from tools.train.on_device import DeviceSampler, DeviceScenes, DeviceStreams
 from tools.train.rollout import Starts, roll_out
 
 from .small_training import CONDITION, DIT, randomised, small_streams
-from .test_device_training import small_orchestrator, small_scenes
+from .test_device_training import flat, small_orchestrator, small_scenes
 from .test_no_host_sync import GPU, PlainOps
 
 PLAIN = torch.autocast("cpu", enabled=False)
@@ -75,6 +75,27 @@ def test_a_batch_and_its_losses(there, kind):
     assert all(x.device == GPU for x in found.values())
 
 
+@pytest.mark.parametrize("kind", [Kind(True, True, True), Kind(False, False, True)])
+def test_what_guidance_teaches(there, kind):
+    mode, net, _, sampler, scenes = there
+    batches = Batches(sampler, scenes, 2, GPU)
+    _, chunks = batches.choose(3, kind.picture)
+    with torch.no_grad(), mode, Ops():
+        batch = batches.build(kind, [on_device.upload(x, GPU) for x in chunks])
+        found = guided.losses(net, net, batch, 2, (1.5, 2.0), PLAIN)
+    assert all(x.device == GPU for x in found.values())
+
+
+def test_what_the_orchestrator_is_asked(there):
+    mode, _, net, sampler, _ = there
+    rows, strays = sampler.rows(3), sampler.strays(3)
+    with torch.no_grad(), mode, Ops():
+        batch = sampler.orchestrator(on_device.upload(rows, GPU), net.config, on_device.upload(strays, GPU))
+        states = net.encode(batch.window, batch.history, batch.voice, masked=True)
+        logits, offset = net.align(states, batch.mel, orchestrator.flow_times(3, GPU))
+    assert all(x.device == GPU for x in (*flat(batch), logits, offset))
+
+
 @pytest.mark.parametrize("picture,fresh", [(True, 0.0), (True, 1.0), (False, 0.0)])
 def test_a_rollout_and_its_scores(there, picture, fresh):
     mode, net, orchestrator, sampler, scenes = there
@@ -86,5 +107,5 @@ def test_a_rollout_and_its_scores(there, picture, fresh):
         noises = [(torch.randn(3, start.video_tokens, 48, device=GPU), torch.randn(3, 16, 160, device=GPU))] * 2
         exits, chunks = roll_out(net, planner, start, noises, 2, [None, 1], PLAIN)
         (last,) = exits
-        velocity = guided_velocity(net, last.given, last.noisy, last.t, 1.5)
+        velocity = guided_velocity(net, last.given, last.noisy, last.t, (1.5, 2.0))
     assert all(x.device == GPU for pair in (*chunks, velocity) for x in pair)

@@ -25,7 +25,7 @@ from streamchar_rt.denoiser.sampler import Sampler
 from tools.train.batches import StreamSampler
 from tools.train.denoiser import Batches, Denoiser
 from tools.train.distill import draw_noise, unpack
-from tools.train.few_step import Given, Pair, sample
+from tools.train.few_step import UNGUIDED, Given, Guidance, Pair, sample
 from tools.train.loop import load_weights
 from tools.train.scenes import Scenes
 from tools.train.streams import Streams
@@ -44,7 +44,7 @@ def shares(truth: torch.Tensor, first: torch.Tensor, second: torch.Tensor, axes:
 
 
 @torch.no_grad()
-def measure(net: Denoiser, truth: Pair, given: Given, steps: int, guidance: float = 1.0,
+def measure(net: Denoiser, truth: Pair, given: Given, steps: int, guidance: Guidance = UNGUIDED,
             sampler: Sampler = Sampler()) -> dict[str, dict[str, float]]:
     """Figures of the sound and, where there is picture, of its latents."""
     drawn = [sample(net, given, draw_noise(truth), steps, guidance, sampler) for _ in range(2)]
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path)
     parser.add_argument("--chunks", type=int, default=256)
     parser.add_argument("--steps", type=int, nargs="+", default=[4])
-    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--guidance", type=float, nargs=2, default=UNGUIDED, metavar=("PICTURE", "SOUND"), help="1: none")
     parser.add_argument("--sampler", type=float, nargs=2, default=(0.0, 0.0), metavar=("PICTURE", "SOUND"),
                         help="as of tools.train.export")
     parser.add_argument("--seed", type=int, default=0)
@@ -82,7 +82,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     truth, given = unpack(batches.sample(args.chunks, scenes is not None))
     for steps in args.steps:
-        for name, values in measure(net, truth, given, steps, args.guidance, Sampler(*args.sampler)).items():
+        for name, values in measure(net, truth, given, steps, tuple(args.guidance), Sampler(*args.sampler)).items():
             row = {k: round(v, 4) for k, v in values.items()}
             print(json.dumps({"steps": steps, "guidance": args.guidance, "of": name, **row}), flush=True)
 

@@ -74,11 +74,16 @@ class StreamSampler:
         return alignment_features(tensor(s.unit[place]), tensor(s.stress[place]), tensor(s.word_start[place]),
                                   tensor(np.where(hidden, 15, s.elapsed[index])))
 
-    def orchestrator(self, rows: np.ndarray, config: OrchestratorConfig, jitter: float = 0.1) -> OrchestratorBatch:
+    def strays(self, count: int, share: float = 0.1) -> np.ndarray:
+        """By how much pointers stand wrong, int64 (count,): a ``share`` of them by one unit."""
+        return self.rng.choice([-1, 1], count) * (self.rng.random(count) < share)
+
+    def orchestrator(self, rows: np.ndarray, config: OrchestratorConfig,
+                     strays: np.ndarray | int = 0) -> OrchestratorBatch:
+        """What the orchestrator sees before the chunks ``rows`` (B, 6), and is to say of them."""
         s, count = self.streams, len(rows)
         pointer = s.place[rows[:, 0] - 1].astype(np.int64)
-        moved = pointer + self.rng.choice([-1, 1], count) * (self.rng.random(count) < jitter)
-        moved = np.clip(moved, rows[:, 2], rows[:, 3])
+        moved = np.clip(pointer + strays, rows[:, 2], rows[:, 3])
         index = moved[:, None] - config.window_before + np.arange(config.window)
         present = (index >= rows[:, 2:3]) & (index <= rows[:, 3:4])
         safe = np.clip(index, 0, len(s.unit) - 1)

@@ -13,11 +13,11 @@ recorded as a CUDA graph: give large batches.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from streamchar_rt.denoiser.dit import DiTConfig, JointDiT, SegmentAttention, St
 from streamchar_rt.orchestrator.condition import ConditionConfig, ConditionEncoder
 
 from .batches import StreamSampler
-from .device_updates import GraphStep
+from .device_updates import GraphStep, Losses
 from .loop import Loop, add_arguments, load_weights
 from .on_device import DeviceSampler, DeviceScenes, DeviceStreams
 from .scenes import Scenes
@@ -196,9 +196,8 @@ def data_on(device: torch.device, streams: Streams, scenes: Scenes | None):
     return partial(DeviceSampler, DeviceStreams(streams, device)), scenes and DeviceScenes(scenes, device)
 
 
-def update_step(model: Denoiser, train: Batches, args: argparse.Namespace, loop: Loop,
-                movement: torch.Tensor | None) -> GraphStep:
-    """Batches with picture take turns with ``--speech-batches`` without."""
+def update_step(train: Batches, args: argparse.Namespace, losses_of: Callable[[Any], Losses]) -> GraphStep:
+    """Batches with picture take turns with ``--speech-batches`` without. ``losses_of``: what ``Batches.sample`` gives."""
     sizes = {True: args.scene_batch, False: args.batch}
 
     def choose(iteration: int) -> tuple[Kind, tuple[np.ndarray, ...]]:
@@ -211,8 +210,8 @@ def update_step(model: Denoiser, train: Batches, args: argparse.Namespace, loop:
             chunks = train.choose(sizes[picture], picture)[1]
             yield from ((Kind(picture, sink, motion), chunks) for sink in ((False, True) if picture else (False,)))
 
-    def compute(kind: Kind, chunks: Sequence) -> dict[str, torch.Tensor]:
-        return losses(model, train.build(kind, chunks), args.draws, loop.autocast(), movement)
+    def compute(kind: Kind, chunks: Sequence) -> Losses:
+        return losses_of(train.build(kind, chunks))
 
     return GraphStep(choose, compute, examples)
 
@@ -272,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             values |= {name + k: float(v) for k, v in found.items()}
         return values
 
-    step = update_step(model, train, args, loop, movement)
+    step = update_step(train, args, lambda batch: losses(model, batch, args.draws, loop.autocast(), movement))
     loop.run(step if args.graphs else lambda iteration: step(iteration), evaluate, evaluate_seconds=120)
 
 

@@ -17,7 +17,7 @@ import torch
 
 from .denoiser import AUDIO_WEIGHT, Denoiser, compile_blocks, flow_errors, train_picture_only, train_sound_only
 from .device_updates import step_if_finite
-from .few_step import Asked, Exit, Pair, clean_estimate, guided_velocity, sample, velocity
+from .few_step import UNGUIDED, Asked, Exit, Pair, clean_estimate, guided_velocity, sample, velocity
 from .loop import Loop, add_arguments, load_weights
 
 Score = Callable[[Pair, torch.Tensor], Pair]     # noisy tokens at flow times (B,) to the expected clean tokens
@@ -37,7 +37,8 @@ def add_distillation_arguments(parser: argparse.ArgumentParser, *, minutes: floa
     parser.add_argument("--critic-lr", type=float, help="by default three times --lr")
     parser.add_argument("--critic-ratio", type=int, default=5, help="updates of the critic for each of the student")
     parser.add_argument("--critic-draws", type=int, default=1, help="noises the critic sees for each chunk")
-    parser.add_argument("--guidance", type=float, default=1.0, help="of the teacher, folded into the student; 1: none")
+    parser.add_argument("--guidance", type=float, nargs=2, default=UNGUIDED, metavar=("PICTURE", "SOUND"),
+                        help="of the teacher, folded into the student; 1: none, or a teacher of tools.train.guided's")
     parser.add_argument("--shift", type=float, default=1.0,
                         help="of the flow times at which chunks are scored; above 1: more noise, below: less")
     parser.add_argument("--ema-decay", type=float, default=0.99)
@@ -103,7 +104,7 @@ class Distiller:
         student, self.teacher, self.critic = networks or (Denoiser(), Denoiser(), Denoiser())
         self.args = args
         args.init = args.init or args.teacher
-        args.critic_lr = args.critic_lr or 3 * args.lr
+        args.critic_lr, args.guidance = args.critic_lr or 3 * args.lr, tuple(args.guidance)
         fill = lambda net, weights: net.load_state_dict({k: v for k, v in weights.items() if k in net.state_dict()})
         fill(self.teacher, load_weights(args.teacher))
         fill(self.critic, self._critic_weights())
@@ -126,9 +127,9 @@ class Distiller:
                 compile_blocks(net.dit)
 
     def _critic_weights(self) -> dict[str, torch.Tensor]:
-        """A distilled student's own critic; for another start the teacher's weights."""
+        """A distilled student's own critic; of a start that has none its weights, the score of what it draws."""
         state = torch.load(self.args.init / "checkpoint.pt", map_location="cpu", weights_only=True)
-        return state["beside"]["critic"] if "critic" in state.get("beside", {}) else load_weights(self.args.teacher)
+        return state.get("beside", {}).get("critic") or load_weights(self.args.init)
 
     @property
     def regressing(self) -> bool:

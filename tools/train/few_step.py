@@ -17,6 +17,8 @@ from .denoiser import Denoiser
 from .recorded import Recorded
 
 Pair = tuple[torch.Tensor, torch.Tensor]       # tokens of picture (B, Tv, 48) and sound (B, Ta, 160)
+Guidance = tuple[float, float]                 # of picture and sound; 1 is none
+UNGUIDED: Guidance = (1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def euler(x: Pair, velocity: Pair, steps: int) -> Pair:
 
 
 @torch.no_grad()
-def sample(net: Denoiser, given: Given, noise: Pair, steps: int, guidance: float = 1.0,
+def sample(net: Denoiser, given: Given, noise: Pair, steps: int, guidance: Guidance = UNGUIDED,
            sampler: Sampler = Sampler()) -> Pair:
     """Chunks from noise in ``steps`` steps, by default Euler's, with classifier-free guidance."""
     x, before = noise, (None, None)
@@ -100,14 +102,14 @@ def sample(net: Denoiser, given: Given, noise: Pair, steps: int, guidance: float
     return x
 
 
-def guided_velocity(net: Denoiser, given: Given, noisy: Pair, t: torch.Tensor, guidance: float) -> Pair:
-    """Classifier-free guidance (Ho and Salimans 2022); 1 is none. One noisy chunk a context."""
-    if guidance == 1.0:
+def guided_velocity(net: Denoiser | Asked, given: Given, noisy: Pair, t: torch.Tensor, guidance: Guidance) -> Pair:
+    """``velocity`` with classifier-free guidance (Ho and Salimans 2022)."""
+    if guidance == UNGUIDED:
         return velocity(net, given, noisy, t)
     twice = lambda x: x.repeat_interleave(2, 0)
     told = (1 - torch.arange(2 * len(t), device=t.device) % 2).float()[:, None, None]         # 1, 0, 1, 0, ...
     both = velocity(net, given, (twice(noisy[0]), twice(noisy[1])), twice(t), told)
-    return tuple(x[1::2] + guidance * (x[0::2] - x[1::2]) for x in both)
+    return tuple(x[1::2] + scale * (x[0::2] - x[1::2]) for x, scale in zip(both, guidance))
 
 
 @torch.no_grad()

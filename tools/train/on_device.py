@@ -5,8 +5,9 @@ import numpy as np
 import torch
 
 from streamchar_rt.orchestrator.condition import alignment_features
+from streamchar_rt.orchestrator.model import OrchestratorConfig, TranscriptWindow
 
-from .batches import AHEAD, PAST, StreamSampler
+from .batches import AHEAD, PAST, OrchestratorBatch, StreamSampler
 from .scenes import SceneBatch, Scenes
 from .streams import CHUNK, Streams
 
@@ -20,14 +21,14 @@ def upload(array: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tens
 
 
 class DeviceStreams:
-    """The arrays of ``Streams``, once for all samplers; 180 bytes a half-frame."""
+    """The arrays of ``Streams``, once for all samplers; 182 bytes a half-frame."""
 
     def __init__(self, streams: Streams, device: torch.device):
         put = lambda x: torch.tensor(np.asarray(x), device=device)
         self.streams, self.device = streams, device
         self.mel, self.place = put(streams.mel), put(streams.place.astype(np.int64))
-        self.unit, self.stress, self.word_start, self.elapsed = map(
-            put, (streams.unit, streams.stress, streams.word_start, streams.elapsed))
+        self.unit, self.stress, self.word_start, self.elapsed, self.fraction = map(
+            put, (streams.unit, streams.stress, streams.word_start, streams.elapsed, streams.fraction))
 
 
 class DeviceSampler(StreamSampler):
@@ -53,6 +54,27 @@ class DeviceSampler(StreamSampler):
         seen, elapsed = torch.minimum(place, last), data.elapsed[index].long()
         return alignment_features(data.unit[seen].long(), data.stress[seen].long(), data.word_start[seen].long(),
                                   torch.where(place > last, 15, elapsed))
+
+    def orchestrator(self, rows: np.ndarray | torch.Tensor, config: OrchestratorConfig,
+                     strays: np.ndarray | torch.Tensor | int = 0) -> OrchestratorBatch:
+        data, rows, count = self.data, self.put(rows), len(rows)
+        along = lambda length: torch.arange(length, device=self.device)
+        first, last = rows[:, 2], rows[:, 3]
+        pointer = (data.place[rows[:, 0] - 1] + self.put(strays)).clamp(first, last)
+        index = pointer[:, None] - config.window_before + along(config.window)
+        present = (index >= first[:, None]) & (index <= last[:, None])
+        safe = index.clamp(0, len(data.unit) - 1)
+        take = lambda values: torch.where(present, values[safe].long(), 0)
+        at = rows[:, :1] + along(config.slots + config.lookahead)
+        there = data.place[at]
+        place = torch.minimum(there, last[:, None]) - index[:, :1]
+        fraction = torch.where(there > last[:, None], 1.0, data.fraction[at].float())
+        visible = (place >= 0) & (place < config.window)
+        history = self.mel(rows, -2 * config.history_tokens, 2 * config.history_tokens)
+        return OrchestratorBatch(
+            TranscriptWindow(take(data.unit), take(data.stress), take(data.word_start)),
+            history.reshape(count, config.history_tokens, -1), rows[:, 1].clone(), self.mel(rows, 0, config.slots),
+            torch.where(visible, place, -100), place + fraction)
 
 
 class DeviceScenes(Scenes):

@@ -33,7 +33,8 @@ def whole_config(config: OrchestratorConfig = OrchestratorConfig()) -> Orchestra
 class WholeTextSampler(StreamSampler):
     """Its batches' windows begin with the first unit of the turn, wherever the chunk is."""
 
-    def orchestrator(self, rows: np.ndarray, config: OrchestratorConfig, jitter: float = 0.0) -> OrchestratorBatch:
+    def orchestrator(self, rows: np.ndarray, config: OrchestratorConfig,
+                     strays: np.ndarray | int = 0) -> OrchestratorBatch:
         s, count = self.streams, len(rows)
         first = np.array([turn_of(s, int(at), int(s.place[at - 1]), int(last))[0] for at, last in rows[:, [0, 3]]])
         first = np.minimum(first, rows[:, 3])                # nothing new has been pushed: the END that is spoken
@@ -66,7 +67,7 @@ def main() -> None:
 
     def step(_: int) -> dict[str, torch.Tensor]:
         batch = train.orchestrator(train.rows(args.batch), loop.model.config)
-        return losses(loop.model, batch, flow_times(args.batch), loop.autocast())
+        return losses(loop.model, batch, flow_times(args.batch, loop.device), loop.autocast())
 
     def evaluate() -> dict[str, float]:
         batch = test.orchestrator(fixed, loop.model.config)
