@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("skia", reason="the studio draws with skia-python")
 pytest.importorskip("pocketsphinx")
 from streamchar_rt.model_state import _Units  # noqa: E402
+from streamchar_rt.bundle import open_bundle  # noqa: E402
 from streamchar_rt.denoiser.sampler import Sampler  # noqa: E402
 from streamchar_rt.orchestrator.condition import LONGEST, ConditionEncoder  # noqa: E402
 from streamchar_rt.orchestrator.packed import PlainOrchestrator  # noqa: E402
@@ -45,8 +46,8 @@ def test_rows_without_checkpoint_are_absent(tmp_path):
 def test_a_row_brings_its_own_weights(tmp_path, seeded):
     encoder = ConditionEncoder()
     tensors = {f"condition.{k}": v for k, v in encoder.state_dict().items()}
-    folders = {"teacher": checkpoint(tmp_path / "a", {**tensors, "other.x": torch.ones(2)})}
-    row = ablations.Row("x", "teacher")
+    folders = {"stage_one": checkpoint(tmp_path / "a", {**tensors, "other.x": torch.ones(2)})}
+    row = ablations.Row("x", "stage_one")
     assert set(ablations.tensors_of(row, folders)) == set(tensors)
     with ablations.engine_of(row, folders, "mini", 1) as engine:
         assert engine.models.sampler == Sampler()                     # a student's steps are Euler's
@@ -57,8 +58,10 @@ def test_a_row_brings_its_own_weights(tmp_path, seeded):
             assert torch.allclose(own, want, atol=1e-4)
     first = ablations.mark_of(row, folders)
     tensors["condition.embed.bias"] = tensors["condition.embed.bias"] + 1e-3
-    folders["teacher"] = checkpoint(tmp_path / "b", tensors)
+    folders["stage_one"] = folders["teacher"] = checkpoint(tmp_path / "b", tensors)
     assert ablations.mark_of(row, folders) != first
+    with ablations.engine_of(ablations.Row("x", "teacher"), folders, "mini", 1) as engine:
+        assert engine.models.sampler == Sampler(**open_bundle("mini").manifest["model"]["sampler"])
 
 
 def test_the_pages_show_what_is_absent(tmp_path, rng):

@@ -1,14 +1,14 @@
 """The paper's ablations at this scale: what each stage, the steps, the sink and the pointer are worth.
 
-    python -m tools.evaluate.ablations --out DIR --clips 12 --teacher T --stage-one I4 --stage-one-two I2 \\
+    python -m tools.evaluate.ablations --out DIR --clips 12 --teacher T --guided G --stage-one I4 --stage-one-two I2 \\
         --stage-one-one I1 --stage-two II4 --stage-two-alone A --stage-two-one-chunk B --whole-text W
 
-Every flag but ``--out`` names a checkpoint folder: of ``tools.train.denoiser`` (teacher), ``tools.train.distill`` with
-4, 2 and 1 steps (stage I), ``tools.train.rollout`` (stage II from stage I; from the teacher; with ``--chunks 1``), and
-``tools.train.whole_text`` (an orchestrator without pointer). A row puts its networks into the bundle and says clips of
-held-out sentences through the product's own run time and all judges of ``short_clips``. A row whose checkpoint is
-missing is shown as absent. Rows that are added later join those in DIR; what is finished is not done again. Writes
-ablations.jsonl, report.json and report.html to DIR.
+Every flag but ``--out`` names a checkpoint folder: of ``tools.train.denoiser`` (teacher), ``tools.train.guided`` (the
+teacher with its guidance folded in), ``tools.train.distill`` with 4, 2 and 1 steps (stage I), ``tools.train.rollout``
+(stage II from stage I; from the teacher; with ``--chunks 1``), and ``tools.train.whole_text`` (an orchestrator without
+pointer). A row puts its networks into the bundle and says clips of held-out sentences through the product's own run time
+and all judges of ``short_clips``. A row whose checkpoint is missing is shown as absent. Rows that are added later join
+those in DIR; what is finished is not done again. Writes ablations.jsonl, report.json and report.html to DIR.
 """
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ class Row:
 ROWS = (
     Row("teacher, 50 steps", "teacher", 50),
     Row("teacher, 4 steps", "teacher"),
+    Row("teacher with guidance, 50 steps", "guided", 50),
+    Row("teacher with guidance, 4 steps", "guided"),
     Row("distilled (stage I and II), 4 steps", "stage_two"),
     Row("stage I only, 4 steps", "stage_one"),
     Row("stage I only, 2 steps", "stage_one_two", 2),
@@ -104,10 +106,10 @@ def mark_of(row: Row, folders: dict[str, Path | None]) -> str:
 
 @contextmanager
 def engine_of(row: Row, folders: dict[str, Path | None], bundle: str, threads: int | None) -> Iterator[AblatedEngine]:
-    """The product's engine with the row's networks and settings; checkpoints take Euler's steps, as they were trained."""
+    """The product's engine with the row's networks and settings; students take Euler's steps, as they were trained."""
     own, plain = tensors_of(row, folders), Bundle.tensors
     opened = open_bundle(bundle)
-    changed = {"sampler": {}} if row.flag else {}
+    changed = {"sampler": {}} if row.flag.startswith("stage") else {}
     if row.orchestrator:
         changed["orchestrator"] = whole_config().to_dict()
     opened = Bundle(opened.folder, {**opened.manifest, "model": {**opened.manifest["model"], **changed}})
