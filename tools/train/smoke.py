@@ -1,6 +1,6 @@
 """A short run of each of the denoiser's trainings on made-up data: does it run here, how fast, with how much memory?
 
-    python -m tools.train.smoke                                  # denoiser, distill and rollout, one after the other
+    python -m tools.train.smoke                                  # all of them, one after the other
     python -m tools.train.smoke --parts denoiser --seconds 10 --scene-batch 256 --draws 3
 
 The data and the first weights are random, so the losses say nothing; shapes and sizes are the shipped model's. Each part
@@ -27,7 +27,7 @@ from .denoiser import Denoiser
 from .scenes import CHUNK_FRAMES, SCENE_CHUNKS
 from .streams import CHUNK, HEAD, TAIL, Streams
 
-PARTS = ("denoiser", "distill", "rollout")
+PARTS = ("denoiser", "guided", "distill", "rollout")
 UNITS_AHEAD = 20     # of the transcript, visible before they are spoken
 
 
@@ -89,10 +89,11 @@ def make(folder: Path, streams: int, chunks: int) -> None:
 def command(part: str, args: argparse.Namespace, folder: Path) -> list[str]:
     given = {"streams": folder / "streams", "scenes": folder / "scenes", "out": folder / part,
              "minutes": args.seconds / 60, "scene-batch": args.scene_batch, "batch": args.batch, "device": args.device}
-    if part == "denoiser":
-        given |= {"init": folder / "teacher", "draws": args.draws}
+    given["init" if part == "denoiser" else "teacher"] = folder / "teacher"
+    if part in ("denoiser", "guided"):
+        given["draws"] = args.draws
     else:
-        given |= {"teacher": folder / "teacher", "critic-ratio": args.critic_ratio}
+        given["critic-ratio"] = args.critic_ratio
     if part == "rollout":
         given["orchestrator"] = folder / "orchestrator"
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
