@@ -106,10 +106,10 @@ def test_int8_denoises_as_float32_does(monkeypatch, rng):
                 kept.append(call(video))
                 return kept[-1]
             monkeypatch.setattr(engine.models.denoiser, "unpatchify", seen)
-        generate = plain.generate
+        generate, look = plain.generate, narrow.character(narrow.characters()[0]).features
 
         def generate_both(state, style, steps, should_stop=None):
-            narrow.generate(narrow.import_state(state.character, state.export()), style, steps)
+            narrow.generate(narrow.import_state(look, state.export()), style, steps)
             return generate(state, style, steps, should_stop)
 
         monkeypatch.setattr(plain, "generate", generate_both)

@@ -80,6 +80,11 @@ def test_every_small_list_is_divided_evenly_and_once():
             check_split([work], blocks)
 
 
+def test_no_room_for_a_thread_block_is_no_grid():
+    for work in ([], [(0, 1, 1)], [(1, 1, 1)], [(3, 2, 5), (1, 1, 9)]):
+        assert layout.work_split(work, 0) == []
+
+
 def test_long_lists_of_video_and_audio_are_divided_down_to_every_key(seeded):
     rng = random.Random(seeded)
     for _ in range(12):

@@ -72,7 +72,7 @@ struct WorkSplit {
   int grid;
   uint32_t lead;
 
-  // For at most `blocks` thread blocks. The grid is 0 where there is nothing to do, or too much to count.
+  // For at most `blocks` thread blocks. The grid is 0 where there is nothing to do, no block, or too much to count.
   static WorkSplit make(const StreamWork* work, int streams, int blocks) {
     WorkSplit split{};
     split.streams = streams;
@@ -90,7 +90,7 @@ struct WorkSplit {
     }
     split.first_unit[streams] = static_cast<uint32_t>(total);
     split.first_tile[streams] = static_cast<uint32_t>(tiles);
-    if (total == 0) return split;
+    if (total == 0 || blocks <= 0) return split;
     int64_t grid = total / kLeastUnits > tiles ? total / kLeastUnits : tiles;
     if (grid > blocks) {
       grid = blocks;
