@@ -161,4 +161,4 @@ def test_a_session_shows_the_same_pictures_on_any_number_of_threads(monkeypatch)
                 clips.append(torch.from_numpy(np.concatenate([session.step().video for _ in range(3)])))
     assert torch.equal(clips[0], clips[1])
     assert worst_psnr(clips[0], clips[2]) > 50
-    assert worst_psnr(clips[0], clips[3]) > 45
+    assert worst_psnr(clips[0], clips[3]) > 40
