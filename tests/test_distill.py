@@ -403,6 +403,17 @@ def test_only_the_networks_that_learn_change(teacher, tmp_path, streams, regress
     assert {name: not same(name) for name in nets} == {"student": True, "critic": True, "teacher": False}
 
 
+def test_a_start_without_a_critic_is_its_own(teacher, tmp_path):
+    """What scores the student's chunks is at first the student itself, not the teacher."""
+    start = randomised(Denoiser(DIT, CONDITION))
+    (tmp_path / "start").mkdir()
+    torch.save({"ema": start.state_dict()}, tmp_path / "start" / "checkpoint.pt")
+    distiller = Distiller(arguments(tmp_path / "out", teacher, init=tmp_path / "start"), three())
+    for net in (distiller.student, distiller.critic):
+        assert all(torch.equal(v, start.state_dict()[k]) for k, v in net.state_dict().items())
+    assert any(not torch.equal(v, start.state_dict()[k]) for k, v in distiller.teacher.state_dict().items())
+
+
 def test_the_critic_is_untouched_by_the_students_loss(teacher, tmp_path, streams):
     distiller = Distiller(arguments(tmp_path / "out", teacher), three())
     (work,) = stage_one(distiller, streams)()
