@@ -36,7 +36,8 @@ def test_equals_the_formula(tokens, bins, frames):
     for t in (0.0, 0.25, float(torch.rand((), generator=generator)), 0.99):
         residual, noisy, mean = torch.randn(3, 2, tokens, bins * frames, generator=generator)
         # Sound is lost here and there, and in the second stream in every frame.
-        residual -= torch.tensor([4.0, 30.0])[:, None, None] * torch.rand(2, tokens, 1, generator=generator)
+        share = torch.rand(2, tokens, 1, generator=generator)
+        residual -= torch.stack([4 * share[0], 15 + 15 * share[1]])
         dit.audio_mean.forward = lambda condition: mean
         got = ops.audible_velocity(residual, noisy, mean, t, variance=config.audio_variance, frames=frames, lost=LOST,
                                    span=LOST_SPAN)
