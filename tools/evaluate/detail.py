@@ -82,7 +82,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     truth, given = unpack(batches.sample(args.chunks, scenes is not None))
     for steps in args.steps:
-        for name, values in measure(net, truth, given, steps, tuple(args.guidance), Sampler(*args.sampler)).items():
+        for name, values in measure(net, truth, given, steps, args.guidance, Sampler(*args.sampler)).items():
             row = {k: round(v, 4) for k, v in values.items()}
             print(json.dumps({"steps": steps, "guidance": args.guidance, "of": name, **row}), flush=True)
 

@@ -104,7 +104,7 @@ class Distiller:
         student, self.teacher, self.critic = networks or (Denoiser(), Denoiser(), Denoiser())
         self.args = args
         args.init = args.init or args.teacher
-        args.critic_lr, args.guidance = args.critic_lr or 3 * args.lr, tuple(args.guidance)
+        args.critic_lr = args.critic_lr or 3 * args.lr
         fill = lambda net, weights: net.load_state_dict({k: v for k, v in weights.items() if k in net.state_dict()})
         fill(self.teacher, load_weights(args.teacher))
         fill(self.critic, self._critic_weights())

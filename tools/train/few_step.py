@@ -104,7 +104,7 @@ def sample(net: Denoiser, given: Given, noise: Pair, steps: int, guidance: Guida
 
 def guided_velocity(net: Denoiser | Asked, given: Given, noisy: Pair, t: torch.Tensor, guidance: Guidance) -> Pair:
     """``velocity`` with classifier-free guidance (Ho and Salimans 2022)."""
-    if guidance == UNGUIDED:
+    if tuple(guidance) == UNGUIDED:
         return velocity(net, given, noisy, t)
     twice = lambda x: x.repeat_interleave(2, 0)
     told = (1 - torch.arange(2 * len(t), device=t.device) % 2).float()[:, None, None]         # 1, 0, 1, 0, ...

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--graphs", action=argparse.BooleanOptionalAction, default=True,
                         help="on a GPU: record whole updates as CUDA graphs")
     args = parser.parse_args(arguments)
-    args.init, guidance = args.init or args.teacher, tuple(args.guidance)
+    args.init = args.init or args.teacher
     student, teacher = Denoiser(), Denoiser()
     teacher.load_state_dict(load_weights(args.teacher))
     # The teacher never learns; but weights that could share a GPU's compiled graphs with the student's.
@@ -83,10 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         values = {}
         for name, net in (("audio", student), ("moved", teacher)):
             torch.manual_seed(3)
-            values[name] = float(losses(net, teacher, fixed, 1, guidance, loop.autocast())["audio_only"])
+            values[name] = float(losses(net, teacher, fixed, 1, args.guidance, loop.autocast())["audio_only"])
         return values
 
-    step = update_step(train, args, lambda batch: losses(student, teacher, batch, args.draws, guidance, loop.autocast(), movement))
+    step = update_step(train, args, lambda batch: losses(
+        student, teacher, batch, args.draws, args.guidance, loop.autocast(), movement))
     loop.run(step if args.graphs else lambda iteration: step(iteration), evaluate, evaluate_seconds=60)
 
 
