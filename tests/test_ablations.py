@@ -12,6 +12,7 @@ pytest.importorskip("skia", reason="the studio draws with skia-python")
 pytest.importorskip("pocketsphinx")
 from streamchar_rt.model_state import _Units  # noqa: E402
 from streamchar_rt.bundle import open_bundle  # noqa: E402
+from streamchar_rt.denoiser.context import SINK  # noqa: E402
 from streamchar_rt.denoiser.sampler import Sampler  # noqa: E402
 from streamchar_rt.orchestrator.condition import LONGEST, ConditionEncoder  # noqa: E402
 from streamchar_rt.orchestrator.packed import PlainOrchestrator  # noqa: E402
@@ -19,6 +20,7 @@ from streamchar_rt.orchestrator.units import END, FIRST_PHONE, NUM_UNITS, PAD  #
 from tests.small_training import small_streams  # noqa: E402
 from tests.test_reports import check_self_contained, curve, distances  # noqa: E402
 from tools.evaluate import ablations, baselines  # noqa: E402
+from tools.evaluate.take import AblatedEngine, variant  # noqa: E402
 from tools.evaluate.whole_text import WholeTextPlan  # noqa: E402
 from tools.train.batches import StreamSampler  # noqa: E402
 from tools.train.whole_text import WholeTextSampler, whole_config  # noqa: E402
@@ -137,3 +139,26 @@ def test_without_a_pointer_the_model_says_where_it_is(rng):
     units.rows += fresh
     plan = chunk(0, 2)
     assert plan.first == 14 and [tuple(r) for r in plan.rows[:5].tolist()] == fresh and plan.path[0] == 0
+
+
+# ------------------------------------------------------------------ the sinks
+class Watched(AblatedEngine):
+    def generate(self, state, *rest):
+        self.cache = state.cache
+        return super().generate(state, *rest)
+
+
+def test_the_first_chunks_are_kept_as_sinks():
+    """With one, the product's bytes; with none or several, another stream from the chunk on that sees the difference."""
+    def say() -> list[bytes]:
+        with engine.session(engine.characters()[0], seed=5) as session:
+            session.say("One two three four five six seven eight.")
+            return [session.step().audio.tobytes() for _ in range(5)]
+
+    with Watched.load("mini", threads=1) as engine:
+        product, tokens = say(), engine.models.denoiser.layout.chunk_tokens
+        for sinks, kept, same in ((1, [tokens], 5), (0, [0], 1), (3, [tokens] * 3, 2), (1, [tokens, 0, 0], 5)):
+            with variant(engine, sinks, "model"):
+                sound = say()
+            assert [engine.cache.rows(name) for name in engine.cache.spec.names if name.startswith(SINK)] == kept
+            assert sound[:same] == product[:same] and all(a != b for a, b in zip(sound[same:], product[same:]))

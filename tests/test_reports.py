@@ -214,8 +214,8 @@ def test_the_long_horizon_page(tmp_path):
         "latent_seams": joins, "sound_seams": joins,
         "end_times": {"words": 100, "median": 0.01, "absolute_median": 0.02, "within_100_ms": 0.9},
         "drift": [0.02] * 100, "real_time_factor": None if kind == "truth" else 0.4, "events": []}
-    kinds = [variant_name(sink, pointer) for sink in (True, False) for pointer in ("model", "paced")]
-    assert [settings_of(kind) for kind in kinds] == [(s, p) for s in (True, False) for p in ("model", "paced")]
+    kinds = [variant_name(sinks, pointer) for sinks in (1, 0, 3) for pointer in ("model", "paced")]
+    assert [settings_of(kind) for kind in kinds] == [(s, p) for s in (1, 0, 3) for p in ("model", "paced")]
     records = {f"{kind}/{i}": record(kind, 10) for kind in ("truth", *kinds) for i in range(2)}
     summary = summarize(records)
     assert list(summary)[0] == "sink" and list(summary)[-1] == "truth"

@@ -49,7 +49,7 @@ class Row:
     name: str
     flag: str  # whose checkpoint it takes; "" is the bundle as it is
     steps: int = 4
-    sink: bool = True
+    sinks: int = 1
     pointer: str = "model"  # or "paced", or "whole"
     orchestrator: str = ""
 
@@ -65,7 +65,8 @@ ROWS = (
     Row("stage I only, 1 step", "stage_one_one", 1),
     Row("stage II only, 4 steps", "stage_two_alone"),
     Row("stage II on one chunk, 4 steps", "stage_two_one_chunk"),
-    Row("distilled, without sink", "stage_two", sink=False),
+    Row("distilled, without sink", "stage_two", sinks=0),
+    Row("distilled, the first three chunks as sinks", "stage_two", sinks=3),
     Row("distilled, text at a fixed pace", "stage_two", pointer="paced"),
     Row("distilled, without pointer: whole text in the window", "stage_two", pointer="whole",
         orchestrator="whole_text"),
@@ -116,7 +117,7 @@ def engine_of(row: Row, folders: dict[str, Path | None], bundle: str, threads: i
     with patch("streamchar_rt.engine.open_bundle", lambda model: opened), \
             patch.object(Bundle, "tensors", lambda self: {**plain(self), **own}):
         engine = AblatedEngine.load(bundle, threads=threads)
-    with engine, variant(engine, row.sink, "paced" if row.pointer == "paced" else "model"):
+    with engine, variant(engine, row.sinks, "paced" if row.pointer == "paced" else "model"):
         if row.pointer != "whole":
             yield engine
             return

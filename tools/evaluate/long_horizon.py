@@ -1,7 +1,7 @@
 """The long-horizon protocol: transcripts of several minutes, and how everything fares as the minutes pass.
 
     python -m tools.evaluate.long_horizon --out DIR                              # 8 transcripts of 5 minutes
-    python -m tools.evaluate.long_horizon --out DIR --no-sink                    # the same without the sink chunk
+    python -m tools.evaluate.long_horizon --out DIR --sinks 0                    # the same without the sink chunk
     python -m tools.evaluate.long_horizon --out DIR --pointer paced              # text at a fixed pace, no pointer
     python -m tools.evaluate.long_horizon --out DIR --transcripts 1 --minutes-each 2
     python -m tools.evaluate.long_horizon --out DIR --transcripts 50 --processes 8       # the whole protocol
@@ -50,6 +50,7 @@ from tools.studio.speech import synthesize
 
 CHUNK_SAMPLES = CHUNK_FRAMES * 16_000 // FPS
 STILL_SECONDS = 5
+MOST_SINKS = 3
 HEARD_SECONDS = 15  # of the beginning and of the end that the report plays
 
 
@@ -143,8 +144,8 @@ class Transcripts:
         if kind == "truth":
             take = true_take(self.judges, CAST[name], voice, text, **options)
         else:
-            sink, pointer = settings_of(kind)
-            with variant(self.engine, sink, pointer):
+            sinks, pointer = settings_of(kind)
+            with variant(self.engine, sinks, pointer):
                 take = perform_text(self.engine, self.judges, name, text, **options)
             phones = phones_of(synthesize(text, voice))
         stem = key.replace("/", "-")
@@ -164,13 +165,14 @@ def prepare(args: argparse.Namespace, texts: Sequence[str]) -> Transcripts:
     return Transcripts(engine, texts, args.out, minutes=args.minutes_each, seed=args.seed)
 
 
-def variant_name(sink: bool, pointer: str) -> str:
-    return ("sink" if sink else "no sink") + ("" if pointer == "model" else f", {pointer} pointer")
+def variant_name(sinks: int, pointer: str) -> str:
+    kept = "no sink" if sinks == 0 else "sink" if sinks == 1 else f"{sinks} sinks"
+    return kept + ("" if pointer == "model" else f", {pointer} pointer")
 
 
-def settings_of(name: str) -> tuple[bool, str]:
+def settings_of(name: str) -> tuple[int, str]:
     """What ``variant_name`` was made of."""
-    every = ((sink, pointer) for sink in (True, False) for pointer in POINTERS)
+    every = ((sinks, pointer) for sinks in range(MOST_SINKS + 1) for pointer in POINTERS)
     return next(settings for settings in every if variant_name(*settings) == name)
 
 
@@ -180,8 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder; what it holds already is not done again")
     parser.add_argument("--transcripts", type=int, default=8)
     parser.add_argument("--minutes-each", type=float, default=5)
-    parser.add_argument("--sink", action=argparse.BooleanOptionalAction, default=True,
-                        help="keep the first chunk in the context for ever")
+    parser.add_argument("--sinks", type=int, choices=range(MOST_SINKS + 1), default=1,
+                        help="how many of a stream's first chunks stay in the context for ever; the product: 1")
     parser.add_argument("--pointer", choices=POINTERS, default="model",
                         help="who says how far the text is spoken: the model, or a fixed pace")
     parser.add_argument("--seed", type=int, default=0)
@@ -192,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("at least one transcript of 0.2 minutes, and one process")
     args.out.mkdir(parents=True, exist_ok=True)
     texts = long_texts(args.transcripts, args.minutes_each, args.seed)
-    kinds = (variant_name(args.sink, args.pointer), "truth")
+    kinds = (variant_name(args.sinks, args.pointer), "truth")
     settings = {"model": open_bundle(args.bundle).manifest["digest"], "minutes": args.minutes_each, "seed": args.seed,
                 "judges": JUDGES}
     keys = [f"{kind}/{i}" for i in range(args.transcripts) for kind in kinds]

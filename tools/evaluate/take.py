@@ -5,7 +5,7 @@ voice (``true_take``). Both go through the same judges in the same pieces.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -152,26 +152,39 @@ class PacedPlan(Plan):
 
 
 class AblatedEngine(AlignedEngine):
-    """The product's engine, with or without the sink chunk in the context."""
+    """The product's engine, for ``variant`` to change."""
 
-    sink = True
+    _most_sinks = 1
 
-    def generate(self, state: Any, *rest: Any) -> Any:
-        raw = super().generate(state, *rest)
-        if raw is not None and not self.sink:
-            state.cache.clear(SINK)
-        return raw
+    def add_sinks(self, count: int) -> None:
+        """Sessions opened from now on have room for ``count`` sink chunks, all at the sink's distance."""
+        for i in range(self._most_sinks, count):
+            self.models.denoiser.add_segment(_sink(i), self.models.denoiser.layout.sink_distance)
+        self._most_sinks = max(self._most_sinks, count)
+
+
+def _sink(chunk: int) -> str:
+    return SINK if chunk == 0 else f"{SINK} {chunk + 1}"
 
 
 @contextmanager
-def variant(engine: AblatedEngine, sink: bool, pointer: str) -> Iterator[None]:
-    """Runs the engine without its sink, or without its pointer ("paced")."""
-    engine.sink = sink
-    try:
-        with patch.object(pipeline, "Plan", PacedPlan if pointer == "paced" else Plan):
-            yield
-    finally:
-        engine.sink = True
+def variant(engine: AblatedEngine, sinks: int, pointer: str) -> Iterator[None]:
+    """Keeps the first ``sinks`` chunks of a stream in its context (the product: one); ``pointer`` "paced": without pointer."""
+    engine.add_sinks(sinks)
+
+    def remember(models: Any, runs: Sequence[Any]) -> None:
+        as_shipped(models, runs)
+        for run in runs:
+            chunk = run.state.chunk_index
+            if chunk == 0 and sinks == 0:
+                run.state.cache.clear(SINK)
+            elif 0 < chunk < sinks:
+                models.denoiser.write_chunks(_sink(chunk), [run.state.cache], [run.video], [run.audio])
+
+    as_shipped = pipeline._remember
+    with patch.object(pipeline, "_remember", remember), \
+            patch.object(pipeline, "Plan", PacedPlan if pointer == "paced" else Plan):
+        yield
 
 
 def played_characters(engine: AblatedEngine) -> tuple[list[str], float]:

@@ -33,6 +33,7 @@ class CachedDenoiser:
         freqs, axes = ops.rope_frequencies(pairs=(layout.time_pairs, layout.space_pairs, layout.space_pairs),
                                            base=layout.rope_base)
         self._distances = {REFERENCE: layout.reference_distance, SINK: layout.sink_distance, MOTION: layout.motion_distance}
+        self._capacity = {REFERENCE: layout.reference_tokens, SINK: layout.chunk_tokens, MOTION: layout.chunk_tokens}
         self._ropes = {layout.chunk_tokens: ops.Rope(layout.chunk_positions(), freqs, axes),
                        layout.reference_tokens: ops.Rope(layout.video_positions(1), freqs, axes)}
         self._clean = dit.modulations(dit.vector(torch.ones(1), None))
@@ -45,8 +46,12 @@ class CachedDenoiser:
         config, layout = self.dit.config, self.layout
         return ops.ContextCache(
             layers=config.depth, heads=config.heads, head_dim=layout.head_dim,
-            capacity={REFERENCE: layout.reference_tokens, SINK: layout.chunk_tokens, MOTION: layout.chunk_tokens},
+            capacity=self._capacity,
             ring=MOTION, chunks=1, history=0, dtype=self._memory, device="cpu", kernels=self.kernels)
+
+    def add_segment(self, name: str, distance: float) -> None:
+        """Contexts made from now on have room for one more pinned chunk, ``distance`` latents away."""
+        self._capacity, self._distances = self._capacity | {name: self.layout.chunk_tokens}, self._distances | {name: distance}
 
     def _run(self, tokens: Pair, modulation: torch.Tensor, caches: Sequence[ops.ContextCache],
              segments: Sequence[str] | None, store: str | None) -> Pair:
