@@ -171,8 +171,8 @@ def test_the_short_clips_page(rng, tmp_path):
                            "real_time_factors": [0.4, 0.5] if errors else []}
     facts = {"text": "some <text>", "character": "mika", "voice": "slt"}
     records = {str(i): {**facts, "product": side(3), "truth": side(0)} for i in range(3)}
-    sets = {name: rng.standard_normal((5, 8)) for name in ("product", "truth", "again", "rest")}
-    sets["rest"] = sets["rest"][:1]
+    names = ("product", "truth", "again", "video_product", "video_truth", "video_again")
+    sets = {"rest": rng.standard_normal((1, 8)), **{name: rng.standard_normal((5, 8)) for name in names}}
     summary = summarize(records, lambda key: sets)
     assert summary["wer_rise"] == pytest.approx(3 / 20) and summary["similarity_share"] == 1
     assert summary["per_rise"] == pytest.approx(6 / 60)

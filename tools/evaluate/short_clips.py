@@ -7,8 +7,8 @@ For each clip the product says a text of held-out sentences as one turn of a new
 turn, each with its own voice. The truth is flite's speech of the same text in the same voice, with the studio's
 drawing of the same character acting to flite's own phones. Both go through the same judges: pocketsphinx (WER), the
 judge of phones (``phone_judge``, against flite's phones of the text), the mouth reader (lip sync, see ``lip_sync``),
-the sync expert (``sync_expert``), the drift meter (identity), random features (picture distance, see
-``picture_distance``). Writes clips.jsonl, report.json and report.html, which needs nothing else, to DIR.
+the sync expert (``sync_expert``), the drift meter (identity), random features (distances of pictures and of clips, see
+``picture_distance`` and ``video_distance``). Writes clips.jsonl, report.json and report.html, which needs nothing else, to DIR.
 """
 from __future__ import annotations
 
@@ -37,12 +37,14 @@ from tools.evaluate.take import (
     FEATURE_EVERY, JUDGES, AblatedEngine, Judges, Take, another_performance, perform_text, played_characters, true_take,
 )
 from tools.evaluate.transcripts import clip_texts
+from tools.evaluate.video_distance import CLIP, VideoFeatures
 from tools.evaluate.wer import score
 from tools.studio.behaviour import perform
 from tools.studio.cast import CAST
 from tools.studio.pose import COLUMN
 
 SIDES = ("product", "truth")
+FEATURES = 1  # counts up where they change, as JUDGES does
 SHOWN_EVERY = 6  # frames
 
 
@@ -75,7 +77,7 @@ class Clips:
 
     def __init__(self, engine: AblatedEngine, texts: Sequence[str], folder: Path, *, seed: int, shown: int) -> None:
         self.engine, self.texts, self.folder, self.seed, self.shown = engine, texts, folder, seed, shown
-        self.judges, self.recogniser = Judges(), Recogniser()
+        self.judges, self.recogniser = Judges(video=VideoFeatures()), Recogniser()
         self.names, self.stranger = played_characters(engine)
 
     def __call__(self, key: str) -> dict[str, Any]:
@@ -87,9 +89,9 @@ class Clips:
                                each=chunks.append if keep else lambda chunk: None)
         truth = true_take(self.judges, CAST[name], voice, text, seed=seed, still_every=SHOWN_EVERY * keep)
         again = another_performance(self.judges, CAST[name], truth.segments, truth.frames, seed + 1_000_000)
-        rest = self.judges.features(self.engine.character(name).picture[None])
-        np.savez(self.folder / f"features-{key}.npz", product=product.features, truth=truth.features, again=again,
-                 rest=rest)
+        np.savez(self.folder / f"features-{key}.npz", product=product.features, truth=truth.features, again=again[0],
+                 rest=self.judges.features(self.engine.character(name).picture[None]),
+                 video_product=product.video_features, video_truth=truth.video_features, video_again=again[1])
         if keep:
             sheet_of(chunks, every=SHOWN_EVERY).convert("RGB").save(self.folder / f"product-{key}.jpg", quality=85)
             times, pictures = zip(*truth.stills)
@@ -112,8 +114,8 @@ def summarize(records: dict[str, dict], features: Callable[[str], dict[str, np.n
     """The report's figures, of one clip or more.
 
     Args:
-        features: the picture features of a clip, by "product", "truth", "again" (another true performance) and "rest"
-            (the reference picture).
+        features: of a clip's pictures, by "product", "truth", "again" (another true performance) and "rest" (the reference
+            picture); of its frames in motion, by "video_product", "video_truth" and "video_again".
     """
     out: dict[str, Any] = {"clips": len(records)}
     for side in SIDES:
@@ -141,7 +143,8 @@ def summarize(records: dict[str, dict], features: Callable[[str], dict[str, np.n
     out["per_rise"] = product["per"] - truth["per"]
     out["similarity_share"] = product["similarity"] / truth["similarity"]
     out["sync_share"] = {m: product[m]["correlation"] / truth[m]["correlation"] for m in ("alignment", "energy")}
-    out["picture_distance"] = distances([features(key) for key in records])
+    sets = [features(key) for key in records]
+    out["picture_distance"], out["video_distance"] = distances(sets), video_distances(sets)
     return out
 
 
@@ -155,6 +158,13 @@ def distances(sets: Sequence[dict[str, np.ndarray]]) -> dict[str, float | int]:
     return out
 
 
+def video_distances(sets: Sequence[dict[str, np.ndarray]]) -> dict[str, float | int]:
+    """The same of clips of 16 frames, of which nothing but change is seen."""
+    joined = {name: np.concatenate([s[f"video_{name}"] for s in sets]) for name in ("product", "truth", "again")}
+    return {"clips": len(joined["product"]),
+            **{name: frechet_distance(joined[name], joined["truth"]) for name in ("product", "again")}}
+
+
 def page_of(summary: dict[str, Any], records: dict[str, dict], folder: Path, settings: dict[str, Any]) -> Page:
     page = Page("Short clips")
     p, t = summary["product"], summary["truth"]
@@ -162,7 +172,7 @@ def page_of(summary: dict[str, Any], records: dict[str, dict], folder: Path, set
               f"true voice; model {settings['model']}, {settings['machine']}.")
     page.code(settings["command"])
     sync = lambda side, m: f"{side[m]['correlation']:.3f} at {side[m]['offset']:+d} frames"
-    factor, distance = p["real_time_factor"], summary["picture_distance"]
+    factor, distance, video = p["real_time_factor"], summary["picture_distance"], summary["video_distance"]
     page.table(["measure", "product", "truth", "product / truth"], [
         ["word error rate, %", 100 * p["wer"], 100 * t["wer"], f"rise {100 * summary['wer_rise']:.2f} points"],
         ["± (standard error over clips)", 100 * p["wer_standard_error"], 100 * t["wer_standard_error"], None],
@@ -182,6 +192,7 @@ def page_of(summary: dict[str, Any], records: dict[str, dict], folder: Path, set
         ["movement: change from frame to frame, 1/255", p["movement"], t["movement"], p["movement"] / t["movement"]],
         ["picture distance to the truth", distance["product"], distance["again"], None],
         ["the same of changes from the reference", distance["product_from_rest"], distance["again_from_rest"], None],
+        ["video distance to the truth", video["product"], video["again"], None],
         ["real-time factor, median / p99", f"{factor['median']:.2f} / {factor['p99']:.2f}", None, None],
     ])
     page.text("Truth is flite's own speech with the studio's drawing, through the same judges. + is a late picture. "
@@ -189,7 +200,8 @@ def page_of(summary: dict[str, Any], records: dict[str, dict], folder: Path, set
               f"distance: Fréchet distance on random convolutional features of seed {SEED}, one frame in "
               f"{FEATURE_EVERY}, {distance['pictures']} pictures, in units of the truth's variance; the truth's own is "
               "that of a second performance of the same clips. The characters differ more than any of them moves, so "
-              "the second row takes the reference picture's features off each picture's.")
+              "the second row takes the reference picture's features off each picture's. Video distance: the same on "
+              f"random features of change in {video['clips']} clips of {CLIP} frames.")
     page.heading("By clip")
     rate = lambda row: 100 * row["errors"] / max(1, row["words"])
     page.chart({"product, WER %": [(float(k), rate(r["product"])) for k, r in records.items()],
@@ -224,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("at least one clip of 2 s, and one process")
     args.out.mkdir(parents=True, exist_ok=True)
     settings = {"model": open_bundle(args.bundle).manifest["digest"], "seconds": args.seconds, "seed": args.seed,
-                "judges": JUDGES}
+                "judges": [JUDGES, FEATURES]}
     keys = [str(i) for i in range(args.clips)]
     records = resumable.run_in(args.processes, args.out / "clips.jsonl", settings, keys, partial(prepare, args))
     summary = summarize(records, lambda key: dict(np.load(args.out / f"features-{key}.npz")))
@@ -238,7 +250,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
           f"confidence {p['sync']['confidence']:.3f} at {p['sync']['offset']:+d} ({t['sync']['confidence']:.3f} at "
           f"{t['sync']['offset']:+d}), sync {p['alignment']['correlation']:.3f} at "
           f"{p['alignment']['offset']:+d} frames ({summary['sync_share']['alignment']:.2f} of the truth's), identity "
-          f"{summary['similarity_share']:.3f} of the truth's; {args.out / 'report.html'}", file=sys.stdout)
+          f"{summary['similarity_share']:.3f} of the truth's, movement {p['movement']:.2f} ({t['movement']:.2f})", file=sys.stdout)
+    picture, video = summary["picture_distance"], summary["video_distance"]
+    print(f"picture distance to the truth {picture['product']:.4f} (a second true performance {picture['again']:.4f}), video "
+          f"distance {video['product']:.4f} ({video['again']:.4f})", file=sys.stdout)
+    print(args.out / "report.html", file=sys.stdout)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from tools.evaluate.phone_judge import PhoneJudge, load_judge
 from tools.evaluate.picture_distance import PictureFeatures
 from tools.evaluate.similarity import stranger_distance
 from tools.evaluate.sync_expert import SyncExpert, load_expert
+from tools.evaluate.video_distance import WIDTH as VIDEO_WIDTH, VideoFeatures
 from tools.studio.cast import CAST
 
 RATE = 16_000
@@ -50,6 +51,7 @@ class Judges:
     phones: PhoneJudge = field(default_factory=load_judge)
     expert: SyncExpert = field(default_factory=load_expert)
     features: PictureFeatures = field(default_factory=PictureFeatures)
+    video: VideoFeatures | None = None  # not asked by every protocol
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Take:
         jumps: float32 (T,), mean absolute change from the frame before, in 1/255 over grey; the first is 0.
         drifts: one a chunk.
         features: float32 (T / 8, 64), see ``picture_distance``.
+        video_features: float32 (T // 16, 64), see ``video_distance``; empty unless the judges have it.
         seen: float32 (T, 48), what the sync expert needs of the pictures.
         stills: (second, picture) of one frame in ``still_every``; none where that is 0.
     """
@@ -73,6 +76,7 @@ class Take:
     all_jumps: list[np.ndarray] = field(default_factory=list)
     drifts: list[Drift] = field(default_factory=list)
     all_features: list[np.ndarray] = field(default_factory=list)
+    all_video_features: list[np.ndarray] = field(default_factory=list)
     all_seen: list[np.ndarray] = field(default_factory=list)
     stills: list[tuple[float, np.ndarray]] = field(default_factory=list)
     words: list[TakeWord] = field(default_factory=list)
@@ -87,6 +91,8 @@ class Take:
         self.openings.append(self.judges.reader.read(frames))
         self.drifts.append(drift or drift_between(look_at(frames), self.look))
         self.all_features.append(self.judges.features(frames[-first % FEATURE_EVERY:: FEATURE_EVERY]))
+        if self.judges.video is not None:
+            self.all_video_features.append(self.judges.video(frames))
         self.all_seen.append(self.judges.expert.see(frames))
         seen = _over_grey(frames)
         before = np.concatenate([seen[:1] if self._before is None else self._before, seen[:-1]])
@@ -115,6 +121,10 @@ class Take:
     @property
     def features(self) -> np.ndarray:
         return np.concatenate(self.all_features)
+
+    @property
+    def video_features(self) -> np.ndarray:
+        return np.concatenate(self.all_video_features or [np.zeros((0, VIDEO_WIDTH), np.float32)])
 
     @property
     def seen(self) -> np.ndarray:
@@ -250,11 +260,12 @@ def true_take(judges: Judges, identity: int, voice: str, text: str, *, seed: int
     return take
 
 
-def another_performance(judges: Judges, identity: int, segments: list[Segment], frames: int, seed: int) -> np.ndarray:
-    """Picture features, float32 (frames / 8, 64), of the truth acted once more: how far truth is from truth."""
+def another_performance(judges: Judges, identity: int, segments: list[Segment], frames: int,
+                        seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features of pictures and of clips, as a take has them, of the truth acted once more: how far truth is from truth."""
     from tools.studio.behaviour import perform
     from tools.studio.character import Identity, Renderer
 
     renderer = Renderer(Identity.from_seed(identity))
-    track = perform(segments, frames, seed=seed)[::FEATURE_EVERY]
-    return judges.features(np.stack([renderer.draw(pose) for pose in track]))
+    drawn = np.stack([renderer.draw(pose) for pose in perform(segments, frames, seed=seed)])
+    return judges.features(drawn[::FEATURE_EVERY]), judges.video(drawn)
