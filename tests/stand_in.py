@@ -49,6 +49,7 @@ class State:
         self.pointer = 0
         self.spent = 1000
         self.holds: dict[int, int] = {}
+        self.stalled = False
         self.rows = [(END, 0, False)]  # by place
         self.styles: list[Style] = []
         self.anchors = 0

@@ -185,6 +185,7 @@ def test_the_paced_pointer_keeps_its_pace(rng):
     from streamchar_rt.orchestrator.units import END, FIRST_PHONE, NUM_UNITS, PAUSE_SHORT
     from streamchar_rt.model_state import _Units
     from streamchar_rt.planner import LONGEST
+    from streamchar_rt.resync import PAUSE, PHONE
     from tools.evaluate.take import PacedPlan
 
     config = SimpleNamespace(window_before=4, window=24, slots=32)
@@ -193,7 +194,7 @@ def test_the_paced_pointer_keeps_its_pace(rng):
     units = _Units()
     kinds = [*rng.integers(FIRST_PHONE, NUM_UNITS, 6), PAUSE_SHORT, *rng.integers(FIRST_PHONE, NUM_UNITS, 9), END]
     units.rows += [(int(kind), 0, 0) for kind in kinds]
-    state = SimpleNamespace(models=models, units=units, pointer=0, elapsed=LONGEST, holds={}, past=np.zeros((8, 4), np.int64))
+    state = SimpleNamespace(models=models, units=units, pointer=0, elapsed=LONGEST, holds={}, stalled=False, past=np.zeros((8, 4), np.int64))
     places = []
     for _ in range(4):
         plan = PacedPlan(state, SimpleNamespace(voice=0))
@@ -202,4 +203,4 @@ def test_the_paced_pointer_keeps_its_pace(rng):
         state.pointer, state.elapsed = int(places[-1]), int(plan.elapsed[31])
     lengths = [places.count(place) for place in range(1, len(kinds))]
     assert places == sorted(places) and 0 not in places
-    assert lengths == [PacedPlan.PAUSE if kind == PAUSE_SHORT else PacedPlan.PHONE for kind in kinds[:-1]]
+    assert lengths == [PAUSE if kind == PAUSE_SHORT else PHONE for kind in kinds[:-1]]

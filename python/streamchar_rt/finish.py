@@ -12,6 +12,7 @@ from .chunk import Chunk, StageTimings
 from .config import Mode
 from .drift import BOUND, Drift, drift_between, look_at, passes
 from .pixels import convert
+from .resync import JUMPED, STALLED
 
 if TYPE_CHECKING:
     from .character import Character
@@ -35,7 +36,11 @@ def finish_chunk(live: Live, job: Job, raw: RawChunk) -> tuple[Chunk, list[Event
     events: list[Event] = []
     stalled = _stalled_seconds(stream, bool(plan.reached), info.chunk_seconds)
     if stalled:
-        events.append(("warning", {"kind": "stalled", "turn_id": arrival.turn_id, "seconds": stalled}))
+        events.append(("warning", {"kind": STALLED, "turn_id": arrival.turn_id, "seconds": stalled}))
+    if raw.astray == JUMPED:
+        events.append(("warning", {"kind": JUMPED, "turn_id": arrival.turn_id, "pts": live.clock}))
+    if stream.state is not None:
+        stream.state.stalled = bool(stalled) or raw.astray == STALLED
     audio = raw.audio
     if stream.fade is not None:
         lead = len(stream.timeline.carry) * info.chunk_samples // (info.chunk_frames * _HALF_FRAMES)
@@ -108,7 +113,9 @@ def _slack_ms(live: Live, total_ms: float) -> float:
 
 def _stalled_seconds(stream: Stream, moved: bool, chunk_seconds: float) -> float:
     """Seconds for which the pointer has stood still though units lie ahead of it; said once, else 0."""
-    stream.stuck = 0 if moved or not stream.speech.speaking(stream.state) else stream.stuck + 1
+    state = stream.state
+    waits = state.pointer in state.holds or not stream.speech.speaking(state)  # a told pause, or for text
+    stream.stuck = 0 if moved or waits else stream.stuck + 1
     return stream.stuck * chunk_seconds if stream.stuck == _STUCK_CHUNKS else 0.0
 
 

@@ -18,7 +18,7 @@ from .orchestrator.eyes import first_eyes
 from .orchestrator.units import END, PAD
 
 #: What of a state is plain values, arrays and tensors.
-_VALUES = ("seed", "chunk_index", "pointer", "elapsed", "holds", "eyes", "history", "past", "previous_latent",
+_VALUES = ("seed", "chunk_index", "pointer", "elapsed", "holds", "stalled", "eyes", "history", "past", "previous_latent",
            "audio_rest")
 
 
@@ -66,6 +66,7 @@ class StreamState:
         self.history = torch.full((2 * config.history_tokens, config.mel_bins), silence, device=models.device)
         self.elapsed = LONGEST
         self.holds: dict[int, int] = {}                # half-frames for which units at and behind it are to last
+        self.stalled = False                           # the pointer stands still: see ``resync``
         # What they are about.
         self.eyes = list(first_eyes(noise.generator(seed=seed, chunk=0, step=1, stream=noise.EYES)))
         # unit, stress, word start and elapsed of the half-frames before the chunk

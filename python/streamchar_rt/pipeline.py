@@ -38,6 +38,7 @@ class RawChunk:
     confidence: float                  # mean probability of the chosen alignment
     timings: dict[str, float] = field(default_factory=dict)      # ms
     ahead: Sequence[int] = ()          # places of half-frames planned behind the chunk; the next one may change them
+    astray: str | None = None          # how the pointer had left the speech, and the chunk went on steadily: see ``resync``
 
 
 class _Stopped(Exception):
@@ -184,7 +185,7 @@ def _advance(models: Models, run: _Run, timings: dict[str, float]) -> RawChunk:
     state.units.forget_before(state.pointer - 2 * models.orchestrator.config.window_before)
     state.chunk_index += 1
     return RawChunk(run.samples, run.frames, plan.first + path, elapsed, plan.confidence, dict(timings),
-                    plan.first + plan.path[slots:])
+                    plan.first + plan.path[slots:], plan.astray)
 
 
 def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:

@@ -22,6 +22,7 @@ from .orchestrator.condition import LONGEST
 from .orchestrator.eyes import Eyes, plan_eyes
 from .orchestrator.model import States
 from .orchestrator.units import FIRST_PHONE, PAD
+from .resync import JUMPED, STALLED, leaps, steady_lengths, steady_path
 
 if TYPE_CHECKING:
     from .model_state import StreamState
@@ -42,9 +43,17 @@ class Plan:
         # A unit before the pointer is context for the model, never a place to go.
         self.blocked = (self.rows[:, 0] == PAD) | (np.arange(config.window) < config.window_before)
         self.minimum = np.where(self.rows[:, 0] >= FIRST_PHONE, SHORTEST_PHONE, 1)
+        self.steady = np.where(self.minimum > 1, steady_lengths(self.rows[:, 0]), self.minimum)
         self.hold = held_units(state.holds, self.first, config.window)
         self.states: States | None = None          # the language model's, see ``read``
         self.moves: np.ndarray | None = None       # of the eyes, float32 (frames, 3), see ``look``
+        self.astray: str | None = None             # how the pointer had left the speech, see ``resync``
+
+    def pushed(self) -> np.ndarray | None:
+        """The path of a chunk whose pointer stood still before it and does so again, int64 (slots + lookahead,)."""
+        config = self.state.models.orchestrator.config
+        return steady_path(steady_lengths(self.rows[:, 0]), self.blocked, config.window_before, self.state.elapsed + 1,
+                           config.slots + config.lookahead) if self.state.stalled else None
 
     def look(self) -> None:
         """Decide when the eyes blink and where they look, for models that can draw it."""
@@ -58,7 +67,12 @@ class Plan:
         models, config = self.state.models, self.state.models.orchestrator.config
         masked = np.where(self.blocked, -np.inf, logits.numpy().astype(np.float64))
         at = config.window_before
-        self.path = monotonic_path(masked, at, minimum=self.minimum, elapsed=self.state.elapsed + 1)
+        find = lambda minimum: monotonic_path(masked, at, minimum=minimum, elapsed=self.state.elapsed + 1)
+        self.path, pushed = find(self.minimum), self.pushed()
+        if leaps(torch.from_numpy(self.path), torch.from_numpy(self.minimum)):
+            self.path, self.astray = find(self.steady), JUMPED
+        elif pushed is not None and self.path[config.slots - 1] == at:
+            self.path, self.astray = pushed, STALLED
         shifted = np.exp(masked - masked.max(1, keepdims=True))
         chosen = shifted[np.arange(len(self.path)), self.path] / shifted.sum(1)
         self.confidence = float(chosen[: config.slots].mean())

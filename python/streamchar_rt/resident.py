@@ -27,9 +27,9 @@ from .denoiser.dit import Style
 from .denoiser.sampler import followed
 from .graphs import Graphs
 from .holds import elapsed_along, with_holds
-from .orchestrator.alignment import monotonic_path_on_device
 from .orchestrator.condition import LONGEST, alignment_features
 from .orchestrator.model import States, TranscriptWindow
+from .resync import JUMPED, STALLED, checked_path_on_device
 
 if TYPE_CHECKING:
     from .models import Models
@@ -84,8 +84,10 @@ class ResidentChain:
             live = models.denoiser.stage(state.cache)
         video, audio = put(run.video), put(run.audio)
         scalars = put(np.array([state.elapsed + 1]))
-        fixed = (rows, put(plan.blocked), put(plan.minimum), put(plan.hold), scalars, put(state.past), style.voice,
-                 *vars(states).values())
+        pushed = plan.pushed()
+        pushed = np.full(models.orchestrator.config.slots + models.orchestrator.config.lookahead, -1) if pushed is None else pushed
+        fixed = (rows, *map(put, (plan.blocked, plan.minimum, plan.steady, plan.hold, pushed)), scalars, put(state.past),
+                 style.voice, *vars(states).values())
         before = torch.zeros_like(video), torch.zeros_like(audio)
         table = put(models.sampler.table(steps))
         pace = _Pace(self.device)
@@ -117,8 +119,9 @@ class ResidentChain:
         if run.stopped():
             return None
         run.last_latent, run.rows = last.clone(), kept
-        run.samples, run.frames, path, elapsed, half_frames, confidence = (x.numpy() for x in host)
+        run.samples, run.frames, path, elapsed, half_frames, confidence, astray = (x.numpy() for x in host)
         plan.path, plan.elapsed, plan.half_frames, plan.confidence = path, elapsed, half_frames, float(confidence)
+        plan.astray = (None, JUMPED, STALLED)[int(astray)]
         return times_ms
 
     def remember(self, run: "_Run") -> None:
@@ -136,22 +139,25 @@ class ResidentChain:
         states = net.encode(window, history, voice, masked=True)
         return states.memory, states.keys, states.padding
 
-    def _plan(self, audio: Tensor, t: Tensor, rows: Tensor, blocked: Tensor, minimum: Tensor, hold: Tensor,
-              elapsed: Tensor, past: Tensor, voice: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def _plan(self, audio: Tensor, t: Tensor, rows: Tensor, blocked: Tensor, minimum: Tensor, steady: Tensor, hold: Tensor,
+              pushed: Tensor, elapsed: Tensor, past: Tensor, voice: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """The conditions of picture and sound, and the alignment that they come from: units, half-frames since each
-        began, what the condition saw of every half-frame, and the mean probability of the chosen units."""
+        began, what the condition saw of every half-frame, the mean probability of the chosen units, and whether the
+        pointer had jumped (1) or was pushed on (2; ``pushed``: the path, or -1)."""
         models, config, dtype = self.models, self.models.orchestrator.config, self.placement.dtype
         mel = audio.reshape(1, -1, config.mel_bins)
         logits, _ = models.orchestrator.align(States(*states), mel.to(dtype), t)
         masked = logits[0].double().masked_fill(blocked, float("-inf"))
         at = config.window_before
-        path, _ = monotonic_path_on_device(masked, at, minimum=minimum, elapsed=elapsed[0])
+        path, _, jumped = checked_path_on_device(masked, at, minimum=minimum, steady=steady, elapsed=elapsed[0])
+        push = (pushed[0] >= 0) & ~jumped & (path[config.slots - 1] == at)
+        path = torch.where(push, pushed, path)
         chosen = masked.softmax(-1).gather(1, path[:, None])[: config.slots, 0].mean()
         path = with_holds(path, at, hold)
         spent = elapsed_along(path, at, elapsed[0]).clamp(max=LONGEST)
         seen = torch.cat([past, torch.cat([rows[path], spent[:, None]], 1)])
         c_v, c_a = models.condition(alignment_features(*seen.T)[None], voice)
-        return c_v, c_a, path, spent, seen, chosen
+        return c_v, c_a, path, spent, seen, chosen, jumped.long() + 2 * push
 
     def _step(self, live: tuple[str, ...], video: Tensor, audio: Tensor, v_before: Tensor, a_before: Tensor, row: Tensor,
               voice: Tensor, emotion: Tensor, mode: Tensor, c_v: Tensor, c_a: Tensor) -> tuple[Tensor, ...]:

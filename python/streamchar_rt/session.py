@@ -42,7 +42,7 @@ class Session:
     and ``turn_ended`` (turn_id, pts), ``cue`` (name, strength, duration, turn_id, text_offset, pts) when speech
     comes to it, ``underrun`` (pts, late_ms) where playback has come to the end of what there was, ``drift``
     (distance, colour, structure, bound, pts) where the picture is further from the reference than it should be, once
-    until it has come back, and ``warning`` (kind: "script", "cue" or "stalled", and what it is about).
+    until it has come back, and ``warning`` (kind: "script", "cue", "stalled" or "jumped", and what it is about).
     ``interrupted`` (turn_id, cut_pts, spoken_text, unspoken_text, dropped_chunks) comes in the thread that interrupts.
     """
 

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from streamchar_rt.bundle import open_bundle
+from streamchar_rt.resync import JUMPED, STALLED
 from tools.evaluate import heard_words, resumable
 from tools.evaluate.contact_sheet import frame_grid
 from tools.evaluate.lip_sync import FPS, correlations, loudness, spoken_part
@@ -121,7 +122,7 @@ def judge(take: Take, text: str | None, recogniser: Recogniser, stranger: float,
         "sound_seams": sound_seams(take.audio, CHUNK_SAMPLES).plain,
         "drift": [round(d.distance, 5) for d in take.drifts],
         "real_time_factor": float(np.median(take.real_time_factors)) if take.real_time_factors else None,
-        "events": [name for name, details in take.events if name == "drift" or details.get("kind") == "stalled"],
+        "events": [name for name, details in take.events if name == "drift" or details.get("kind") in (STALLED, JUMPED)],
     }
 
 

@@ -17,8 +17,8 @@ from streamchar_rt import pipeline
 from streamchar_rt.chunk import Chunk
 from streamchar_rt.denoiser.context import SINK
 from streamchar_rt.drift import Drift, Look, drift_between, look_at
-from streamchar_rt.orchestrator.units import is_pause, is_phone
 from streamchar_rt.planner import Plan
+from streamchar_rt.resync import steady_lengths, steady_path
 from tools.evaluate.lip_sync import FPS, AlignedEngine, Segment, segments_of
 from tools.evaluate.mouth_reader import MouthReader, load_reader
 from tools.evaluate.phone_judge import PhoneJudge, load_judge
@@ -146,18 +146,11 @@ def _over_grey(frames: np.ndarray) -> np.ndarray:
 class PacedPlan(Plan):
     """The pointer left out: the text goes on at a fixed pace, whatever the sound says."""
 
-    PHONE, PAUSE = 4, 12  # half-frames: the studio's mean
-
     def follow(self, logits: Any) -> Any:
         at, spent = self.state.models.orchestrator.config.window_before, self.state.elapsed + 1
+        path = steady_path(steady_lengths(self.rows[:, 0]), self.blocked, at, spent, len(logits))
         forced = logits.new_full(logits.shape, -50.0)
-        for t in range(len(forced)):
-            unit = self.rows[at, 0]
-            length = self.PHONE if is_phone(unit) else self.PAUSE if is_pause(unit) else 1
-            if spent >= length and at + 1 < len(self.rows) and not self.blocked[at + 1]:
-                at, spent = at + 1, 0
-            forced[t, at] = 50.0
-            spent += 1
+        forced[range(len(forced)), path] = 50.0
         return super().follow(forced)
 
 

@@ -217,7 +217,7 @@ def taught(models: Models, speech: Speech, seed: int) -> dict[str, list[float]]:
             continue
         before = int(place[at - 1])
         elapsed = min(int(at - 1 - stream.begin[before]), LONGEST)
-        state = SimpleNamespace(models=models, pointer=before, units=_Sight(rows), elapsed=elapsed, holds={},
+        state = SimpleNamespace(models=models, pointer=before, units=_Sight(rows), elapsed=elapsed, holds={}, stalled=False,
                                 history=mel[at - 2 * config.history_tokens: at],
                                 past=np.tile([1, 0, 0, LONGEST], (condition.past, 1)))
         plan = Plan(state, Style(stream.voice))

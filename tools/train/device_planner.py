@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from streamchar_rt.orchestrator.alignment import monotonic_path_on_device
 from streamchar_rt.orchestrator.condition import LONGEST, alignment_features
 from streamchar_rt.orchestrator.model import Orchestrator, TranscriptWindow
 from streamchar_rt.orchestrator.units import FIRST_PHONE, PAD
 from streamchar_rt.planner import SHORTEST_PHONE
+from streamchar_rt.resync import PHONE, checked_path_on_device
 
 from .on_device import DeviceStreams, upload
 from .streams import Streams
@@ -76,9 +76,10 @@ class DevicePlanner:
         unit = plans.rows[..., 0]
         # A unit before the pointer is context for the model, never a place to go.
         blocked = (unit == PAD) | (torch.arange(unit.shape[1], device=unit.device) < before)
-        plans.path, spent = monotonic_path_on_device(
+        shortest = lambda phone: torch.where(unit >= FIRST_PHONE, phone, 1)
+        plans.path, spent, _ = checked_path_on_device(
             logits.double().masked_fill(blocked[:, None], float("-inf")), before,
-            minimum=torch.where(unit >= FIRST_PHONE, SHORTEST_PHONE, 1), elapsed=transcripts.elapsed + 1)
+            minimum=shortest(SHORTEST_PHONE), steady=shortest(PHONE), elapsed=transcripts.elapsed + 1)
         plans.elapsed = spent.clamp(max=LONGEST)
         said = plans.rows.gather(1, plans.path[..., None].expand(-1, -1, 3))
         plans.half_frames = torch.cat([transcripts.past, torch.cat([said, plans.elapsed[..., None]], -1)], 1)

@@ -68,7 +68,7 @@ class Transcript:
         self.models = models
         self.units = Sight(streams, int(row[2]), int(row[3]))
         self.pointer = int(streams.place[at - 1])
-        self.elapsed, self.holds = min(LONGEST, int(streams.elapsed[at - 1])), {}
+        self.elapsed, self.holds, self.stalled = min(LONGEST, int(streams.elapsed[at - 1])), {}, False
         place = streams.place[at - past: at]
         self.past = np.stack([streams.unit[place], streams.stress[place], streams.word_start[place],
                               np.minimum(streams.elapsed[at - past: at], LONGEST)], 1).astype(np.int64)
