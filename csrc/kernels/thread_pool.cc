@@ -80,9 +80,33 @@ void register_fork_handlers() {
 
 }  // namespace
 
-// A ticket holds the run's number in its high half and the items not yet taken in its low half, so one
-// compare-and-swap both takes an item and proves that it is of the run the worker believes in. The caller
-// leaves a run only after every taken item is done, so `function` and `context` stay valid for their holder.
+// The items of a run that are not yet taken, [first, last), and the run's number (its low bits), so one compare-and-swap
+// both takes an item and proves that it is of the run the worker believes in. The caller leaves a run only after every
+// taken item is done, so `function` and `context` stay valid for their holder.
+//
+// Half of the threads take items from the front and half from the back. Of two threads each so keeps to its own end from
+// one kernel to the next, and finds in its second-level cache what it wrote there: the keys of its heads, say.
+class Ticket {
+ public:
+  static constexpr int kItemBits = 20;
+  static constexpr int kMostItems = (1 << kItemBits) - 1;
+
+  explicit Ticket(uint64_t bits) : bits_(bits) {}
+  Ticket(uint32_t run, int items) : bits_(uint64_t{run} << 2 * kItemBits | static_cast<uint64_t>(items)) {}
+
+  bool is_of(uint32_t run) const { return bits_ >> 2 * kItemBits == Ticket(run, 0).bits_ >> 2 * kItemBits; }
+  bool empty() const { return first() == last(); }
+  int item(bool front) const { return front ? first() : last() - 1; }
+  uint64_t without(bool front) const { return front ? bits_ + (uint64_t{1} << kItemBits) : bits_ - 1; }
+  uint64_t bits() const { return bits_; }
+
+ private:
+  int first() const { return static_cast<int>(bits_ >> kItemBits & kMostItems); }
+  int last() const { return static_cast<int>(bits_ & kMostItems); }
+
+  uint64_t bits_;
+};
+
 struct ThreadPool::State {
   std::atomic<uint64_t> ticket{0};
   std::atomic<uint32_t> run_number{0};  // what sleeping workers wait on
@@ -96,13 +120,14 @@ struct ThreadPool::State {
   std::vector<std::thread> workers;
 
   // Takes and does items of run `number` until none is left.
-  void take_items(uint32_t number) {
+  void take_items(uint32_t number, bool front) {
     uint64_t seen = ticket.load(std::memory_order_acquire);
-    while (static_cast<uint32_t>(seen >> 32) == number && static_cast<uint32_t>(seen) != 0) {
-      if (!ticket.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+    while (Ticket(seen).is_of(number) && !Ticket(seen).empty()) {
+      if (!ticket.compare_exchange_weak(seen, Ticket(seen).without(front), std::memory_order_acq_rel,
+                                        std::memory_order_acquire)) {
         continue;
       }
-      function(context, static_cast<int>(static_cast<uint32_t>(seen) - 1));
+      function(context, Ticket(seen).item(front));
       done.fetch_add(1, std::memory_order_acq_rel);
       done.notify_one();
       seen = ticket.load(std::memory_order_acquire);
@@ -117,7 +142,7 @@ struct ThreadPool::State {
       // In this order: whoever has seen the number that join() raised sees `stop` as well, and cannot wait for another.
       last = run_number.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_acquire)) return;
-      if (worker < wanted.load(std::memory_order_relaxed)) take_items(last);
+      if (worker < wanted.load(std::memory_order_relaxed)) take_items(last, worker % 2 == 1);
     }
   }
 
@@ -163,8 +188,26 @@ int ThreadPool::limit_calling_thread(int threads) { return std::exchange(thread_
 
 int ThreadPool::available() const { return thread_limit > 0 ? std::min(thread_limit, threads()) : threads(); }
 
+void ThreadPool::run_parts(int items, ItemFunction function, const void* context) {
+  struct Part {
+    ItemFunction function;
+    const void* context;
+    int first;
+  };
+  for (int64_t first = 0; first < items; first += Ticket::kMostItems) {
+    const Part part{function, context, static_cast<int>(first)};
+    run_items(static_cast<int>(std::min<int64_t>(Ticket::kMostItems, items - first)),
+              [](const void* of, int item) noexcept {
+                const auto& part = *static_cast<const Part*>(of);
+                part.function(part.context, part.first + item);
+              },
+              &part);
+  }
+}
+
 void ThreadPool::run_items(int items, ItemFunction function, const void* context) {
   if (items <= 0) return;
+  if (items > Ticket::kMostItems) return run_parts(items, function, context);
   State& state = *state_;
   std::unique_lock lock(state.busy, std::defer_lock);
   const int threads = available();
@@ -177,11 +220,11 @@ void ThreadPool::run_items(int items, ItemFunction function, const void* context
   state.context = context;
   state.done.store(0, std::memory_order_relaxed);
   state.wanted.store(threads - 1, std::memory_order_relaxed);
-  state.ticket.store(uint64_t{number} << 32 | static_cast<uint32_t>(items), std::memory_order_release);
+  state.ticket.store(Ticket(number, items).bits(), std::memory_order_release);
   state.run_number.store(number);  // not to be passed by the look at who waits
   state.run_number.notify_all();
 
-  state.take_items(number);
+  state.take_items(number, true);
   const auto finished = [&] { return state.done.load(std::memory_order_acquire) == static_cast<uint32_t>(items); };
   if (!spin_until(finished)) {
     for (uint32_t seen; (seen = state.done.load(std::memory_order_acquire)) != static_cast<uint32_t>(items);) {

@@ -49,6 +49,7 @@ class ThreadPool {
   struct State;
 
   void run_items(int items, ItemFunction function, const void* context);
+  void run_parts(int items, ItemFunction function, const void* context);  // more than a ticket can count
 
   std::unique_ptr<State> state_;
 };

@@ -65,6 +65,8 @@ def float_rows(name: str, x: Tensor) -> Tensor:
 
 def weight_rows(weight: Tensor) -> Tensor:
     """(G, D) norm weights as contiguous float32."""
+    if weight.dtype is torch.float32 and weight.is_contiguous() and not weight.requires_grad:
+        return weight
     return weight.detach().to(torch.float32).contiguous()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -60,8 +61,7 @@ class CacheSpec:
             raise ConfigError(f"layer {layer} is outside 0..{self.layers - 1}", hint="see ContextCache(layers=)")
 
 
-@dataclass(frozen=True)
-class Read:
+class Read(NamedTuple):
     """One live chunk that attention reads: ``age`` 0 is the segment's newest."""
 
     segment: str
