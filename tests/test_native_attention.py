@@ -487,3 +487,21 @@ for i in range({rounds}):
     finally:
         for process in running:
             process.kill()
+
+
+def test_a_run_may_have_more_items_than_a_ticket_counts():
+    """A picture's row is an item. Each is done, and by the same bits on any number of threads."""
+    generator = fresh_generator()
+    frames = int(torch.randint(2 * 65_535, 3 * 65_535, (), generator=generator))
+    drawn, warped = (torch.randn(frames, 1, 1, n, generator=generator) for n in (80, 64))
+    wanted = reference.picture_blend(drawn, warped)
+    before = native.threads()
+    try:
+        for threads in (1, 2, 3):
+            ops.set_num_threads(threads)
+            out = torch.full_like(wanted, 77)
+            ops.picture_blend(drawn, warped, out=out)
+            assert (out.int() - wanted.int()).abs().max() <= 1 and (threads == 1 or torch.equal(out, one))
+            one = out
+    finally:
+        ops.set_num_threads(before)

@@ -80,7 +80,7 @@ void register_fork_handlers() {
 
 }  // namespace
 
-// The items of a run that are not yet taken, [first, last), and the run's number (its low bits), so one compare-and-swap
+// The items of a run that are not yet taken, [first, last), and the number of the run, so one compare-and-swap
 // both takes an item and proves that it is of the run the worker believes in. The caller leaves a run only after every
 // taken item is done, so `function` and `context` stay valid for their holder.
 //
@@ -88,7 +88,7 @@ void register_fork_handlers() {
 // one kernel to the next, and finds in its second-level cache what it wrote there: the keys of its heads, say.
 class Ticket {
  public:
-  static constexpr int kItemBits = 20;
+  static constexpr int kItemBits = 16;
   static constexpr int kMostItems = (1 << kItemBits) - 1;
 
   explicit Ticket(uint64_t bits) : bits_(bits) {}
