@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from streamchar_rt.nets import NARROW, build_nets
 from streamchar_rt.orchestrator.alignment import elapsed_in, monotonic_path, monotonic_path_on_device
 from streamchar_rt.orchestrator.units import FIRST_PHONE, NUM_UNITS
 from streamchar_rt.pipeline import Models, StreamState, Style, encode_character, generate_chunk
+from streamchar_rt.planner import Plan
 from streamchar_rt.resident import Placement
+from streamchar_rt.resync import JUMPED, STALLED
 
 CPU = Placement("cpu", torch.float32)
 PLENTY = 2**40
@@ -208,6 +211,26 @@ def test_mini_resident_is_mini_on_the_host():
 
 
 # ---------------------------------------------------------------- sizes and memory
+@pytest.mark.parametrize("way", ["still", "leaping"])
+def test_a_pointer_astray_is_brought_back_as_on_the_host(tiny, rng, monkeypatch, way):
+    """With logits that stand still after a stall, or leap: the resident chain's alignment is the host's plan."""
+    config = tiny.orchestrator.config
+    place = config.window_before + (0 if way == "still" else 16)
+    logits = torch.full((config.slots + config.lookahead, config.window), -50.0)
+    logits[:, place] = 50.0
+    monkeypatch.setattr(tiny.orchestrator, "align", lambda states, mel, t: (logits[None], None))
+    state = stream(tiny, rng, seed=8)
+    state.stalled = way == "still"
+    plan = Plan(state.clone(), Style(0, 0, 2))
+    models = SimpleNamespace(orchestrator=tiny.orchestrator, orchestration=SimpleNamespace(conditions=lambda *args: None))
+    plan.state.models = models
+    plan.follow(logits)
+    chunk = generate_chunk(tiny, state, Style(0, 0, 2), steps=1)
+    assert chunk.astray == plan.astray == (STALLED if way == "still" else JUMPED)
+    assert chunk.places.tolist() == (plan.first + plan.path[: config.slots]).tolist()
+    assert chunk.elapsed.tolist() == plan.elapsed[: config.slots].tolist()
+
+
 def test_full_is_of_the_paper_s_scale():
     sizes = []
     for height, width in ((512, 512), (704, 1280)):

@@ -78,8 +78,6 @@ void register_fork_handlers() {
 #endif
 }
 
-}  // namespace
-
 // The items of a run that are not yet taken, [first, last), and the number of the run, so one compare-and-swap
 // both takes an item and proves that it is of the run the worker believes in. The caller leaves a run only after every
 // taken item is done, so `function` and `context` stay valid for their holder.
@@ -106,6 +104,8 @@ class Ticket {
 
   uint64_t bits_;
 };
+
+}  // namespace
 
 struct ThreadPool::State {
   std::atomic<uint64_t> ticket{0};

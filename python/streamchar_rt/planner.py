@@ -49,11 +49,14 @@ class Plan:
         self.moves: np.ndarray | None = None       # of the eyes, float32 (frames, 3), see ``look``
         self.astray: str | None = None             # how the pointer had left the speech, see ``resync``
 
-    def pushed(self) -> np.ndarray | None:
-        """The path of a chunk whose pointer stood still before it and does so again, int64 (slots + lookahead,)."""
+    def pushed(self) -> np.ndarray:
+        """The path to take where the pointer stood still before the chunk and does so again, int64 (slots + lookahead,);
+        -1 where it did not."""
         config = self.state.models.orchestrator.config
-        return steady_path(steady_lengths(self.rows[:, 0]), self.blocked, config.window_before, self.state.elapsed + 1,
-                           config.slots + config.lookahead) if self.state.stalled else None
+        steps = config.slots + config.lookahead
+        if not self.state.stalled:
+            return np.full(steps, -1)
+        return steady_path(steady_lengths(self.rows[:, 0]), self.blocked, config.window_before, self.state.elapsed + 1, steps)
 
     def look(self) -> None:
         """Decide when the eyes blink and where they look, for models that can draw it."""
@@ -68,11 +71,11 @@ class Plan:
         masked = np.where(self.blocked, -np.inf, logits.numpy().astype(np.float64))
         at = config.window_before
         find = lambda minimum: monotonic_path(masked, at, minimum=minimum, elapsed=self.state.elapsed + 1)
-        self.path, pushed = find(self.minimum), self.pushed()
+        self.path = find(self.minimum)
         if leaps(torch.from_numpy(self.path), torch.from_numpy(self.minimum)):
             self.path, self.astray = find(self.steady), JUMPED
-        elif pushed is not None and self.path[config.slots - 1] == at:
-            self.path, self.astray = pushed, STALLED
+        elif self.state.stalled and self.path[config.slots - 1] == at:
+            self.path, self.astray = self.pushed(), STALLED
         shifted = np.exp(masked - masked.max(1, keepdims=True))
         chosen = shifted[np.arange(len(self.path)), self.path] / shifted.sum(1)
         self.confidence = float(chosen[: config.slots].mean())

@@ -84,9 +84,7 @@ class ResidentChain:
             live = models.denoiser.stage(state.cache)
         video, audio = put(run.video), put(run.audio)
         scalars = put(np.array([state.elapsed + 1]))
-        pushed = plan.pushed()
-        pushed = np.full(models.orchestrator.config.slots + models.orchestrator.config.lookahead, -1) if pushed is None else pushed
-        fixed = (rows, *map(put, (plan.blocked, plan.minimum, plan.steady, plan.hold, pushed)), scalars, put(state.past),
+        fixed = (rows, *map(put, (plan.blocked, plan.minimum, plan.steady, plan.hold, plan.pushed())), scalars, put(state.past),
                  style.voice, *vars(states).values())
         before = torch.zeros_like(video), torch.zeros_like(audio)
         table = put(models.sampler.table(steps))
