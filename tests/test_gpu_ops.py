@@ -65,6 +65,16 @@ def test_strided_inputs_and_peaked_logits(path):
 
 
 @pytest.mark.parametrize("path", kernel_paths())
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_with_no_more_to_do_than_plain_attention(path, head_dim):
+    problem = AttentionProblem.random(272, [64, 272, 272], heads=4, head_dim=head_dim)
+    ((out, lse),) = _native.cuda_attention_streams([problem.plain_stream()], path)
+    wanted, wanted_lse = problem.truth()
+    assert relative_error(out, wanted) < 2 * BF16_LIMIT     # keys are rounded once more than where they lie in segments
+    assert float((lse - wanted_lse).abs().max()) < 3e-2
+
+
+@pytest.mark.parametrize("path", kernel_paths())
 def test_attention_in_a_cuda_graph(path):
     problem = AttentionProblem.random(272, [64, 272, 272], heads=4, head_dim=64)
     problem.attend(path)

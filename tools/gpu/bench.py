@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from streamchar_rt import ops
 from streamchar_rt.ops import reference
-from streamchar_rt.ops._native import AppendQueries, cuda_kv_append
+from streamchar_rt.ops._native import AppendQueries, cuda_attention_streams, cuda_kv_append
 
 from . import report, timing
 from .problems import AttentionProblem, LinearProblem, attend_together, kernel_paths, spectra, torch_ready
@@ -60,8 +60,11 @@ ROWS = [("full", 880, 3072), ("16k tokens", 16384, 3072), ("mini", 272, 256)]
 
 
 def attention_ways(p: AttentionProblem) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Ours; plain attention of torch, which is given ready queries and joined keys; and the whole unfused chain."""
+    """Ours; ours and torch's with no more to do than plain attention, given ready queries and joined keys; and the whole
+    unfused chain."""
     yield "native", lambda: p.attend()[0]
+    plain_stream = p.plain_stream()
+    yield "native plain", lambda: cuda_attention_streams([plain_stream])[0][0]
     for path in kernel_paths():
         yield f"native {path}", lambda path=path: p.attend(path)[0]
     heads_first = lambda x: x.transpose(0, 1)[None].contiguous()

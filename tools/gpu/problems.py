@@ -69,6 +69,13 @@ class AttentionProblem:
         segments = [KvSegment(*s) for s in zip(self.keys, self.values, self.distances, ranges)]
         return AttentionStream(self.q, segments, self.rope, self.norm.q_weight, self.norm.bounds, self.norm.eps)
 
+    def plain_stream(self) -> AttentionStream:
+        """What plain attention is given: ready queries, and all keys and values joined at their positions."""
+        from streamchar_rt.ops._native import AttentionStream, KvSegment
+
+        joined = KvSegment(torch.cat(self.turned_keys()), torch.cat(self.values), 0.0, None)
+        return AttentionStream(self.ready_queries(), [joined], self.rope, None, self.norm.bounds)
+
     def attend(self, path: str = "auto") -> tuple[Tensor, Tensor]:
         return attend_together([self], path)[0]
 
