@@ -158,8 +158,8 @@ def test_a_well_made_file_that_makes_no_sense_is_refused(engine, saved, rng):
 
 
 def test_other_versions_models_and_characters_are_named(engine, saved, tmp_path):
-    newer = saved[:8] + struct.pack("<I", 4) + saved[12:]
-    with pytest.raises(SnapshotError, match="format version 4") as caught:
+    newer = saved[:8] + struct.pack("<I", 5) + saved[12:]
+    with pytest.raises(SnapshotError, match="format version 5") as caught:
         Snapshot.from_bytes(newer)
     assert "update" in caught.value.hint
     with engine.session("dot") as session:
@@ -203,7 +203,7 @@ def test_the_file_is_as_documented(saved):
     import hashlib
 
     magic, version, zero, header_bytes, payload_bytes = struct.unpack("<8sIIQQ", saved[:32])
-    assert (magic, version, zero) == (b"\x89SCS\r\n\x1a\n", 3, 0)
+    assert (magic, version, zero) == (b"\x89SCS\r\n\x1a\n", 4, 0)
     header = json.loads(saved[32 : 32 + header_bytes].decode("ascii"))
     payload = saved[32 + header_bytes : -32]
     assert len(payload) == payload_bytes and hashlib.sha256(saved[:-32]).digest() == saved[-32:]

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from .errors import SnapshotError
 
 MAGIC = b"\x89SCS\r\n\x1a\n"
-VERSION = 3
+VERSION = 4
 _START = struct.Struct("<8sIIQQ")
 _ALIGNMENT = 64
 _DTYPES = {name: np.dtype(name) for name in ("|b1", "|u1", "<i2", "<i4", "<i8", "<f4", "<f8")}
