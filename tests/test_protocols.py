@@ -8,7 +8,7 @@ import pytest
 
 from tools.evaluate import heard_words, seams, transcripts
 from tools.evaluate.heard_words import HeardWord, align
-from tools.evaluate.picture_distance import PictureFeatures, frechet_distance
+from tools.evaluate.picture_distance import PictureFeatures, frechet_distance, means_part
 from tools.evaluate.wer import words_of
 
 
@@ -161,6 +161,7 @@ def test_frechet_distance_of_known_distributions(rng):
     a, b = rng.standard_normal((count, 4)) * scale + mean, rng.standard_normal((count, 4))
     expected = (np.square(mean).sum() + np.square(scale - 1).sum()) / 4
     assert frechet_distance(a, b) == pytest.approx(expected, abs=0.05)
+    assert means_part(a, b) == pytest.approx(np.square(mean).sum() / 4, abs=0.05)
     assert frechet_distance(b, b) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="two"):
         frechet_distance(b[:1], b)

@@ -92,7 +92,7 @@ class Ticket {
   explicit Ticket(uint64_t bits) : bits_(bits) {}
   Ticket(uint32_t run, int items) : bits_(uint64_t{run} << 2 * kItemBits | static_cast<uint64_t>(items)) {}
 
-  bool is_of(uint32_t run) const { return bits_ >> 2 * kItemBits == Ticket(run, 0).bits_ >> 2 * kItemBits; }
+  bool is_of(uint32_t run) const { return static_cast<uint32_t>(bits_ >> 2 * kItemBits) == run; }
   bool empty() const { return first() == last(); }
   int item(bool front) const { return front ? first() : last() - 1; }
   uint64_t without(bool front) const { return front ? bits_ + (uint64_t{1} << kItemBits) : bits_ - 1; }

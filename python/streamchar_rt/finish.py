@@ -39,8 +39,7 @@ def finish_chunk(live: Live, job: Job, raw: RawChunk) -> tuple[Chunk, list[Event
         events.append(("warning", {"kind": STALLED, "turn_id": arrival.turn_id, "seconds": stalled}))
     if raw.astray == JUMPED:
         events.append(("warning", {"kind": JUMPED, "turn_id": arrival.turn_id, "pts": live.clock}))
-    if stream.state is not None:
-        stream.state.stalled = bool(stalled) or raw.astray == STALLED
+    stream.state.stalled = bool(stalled) or raw.astray == STALLED
     audio = raw.audio
     if stream.fade is not None:
         lead = len(stream.timeline.carry) * info.chunk_samples // (info.chunk_frames * _HALF_FRAMES)

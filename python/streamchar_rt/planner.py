@@ -22,7 +22,7 @@ from .orchestrator.condition import LONGEST
 from .orchestrator.eyes import Eyes, plan_eyes
 from .orchestrator.model import States
 from .orchestrator.units import FIRST_PHONE, PAD
-from .resync import JUMPED, STALLED, leaps, steady_lengths, steady_path
+from .resync import JUMPED, PHONE, STALLED, leaps, steady_lengths, steady_path
 
 if TYPE_CHECKING:
     from .model_state import StreamState
@@ -43,7 +43,7 @@ class Plan:
         # A unit before the pointer is context for the model, never a place to go.
         self.blocked = (self.rows[:, 0] == PAD) | (np.arange(config.window) < config.window_before)
         self.minimum = np.where(self.rows[:, 0] >= FIRST_PHONE, SHORTEST_PHONE, 1)
-        self.steady = np.where(self.minimum > 1, steady_lengths(self.rows[:, 0]), self.minimum)
+        self.steady = np.where(self.minimum > 1, PHONE, self.minimum)     # ... where the pointer leaps
         self.hold = held_units(state.holds, self.first, config.window)
         self.states: States | None = None          # the language model's, see ``read``
         self.moves: np.ndarray | None = None       # of the eyes, float32 (frames, 3), see ``look``

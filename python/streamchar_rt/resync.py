@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from .orchestrator.alignment import monotonic_path_on_device
-from .orchestrator.units import FIRST_PHONE, is_pause
+from .orchestrator.units import FIRST_PHONE, PAUSE_SHORT
 
-LEAP = 8               # phones in a row at their shortest; four are the most that 248 chunks of speech had
+LEAP = 8               # phones in a row at their shortest: the long protocol's speech, which reports such events, has none
 PHONE, PAUSE = 4, 12   # half-frames: the studio's mean
 JUMPED, STALLED = "jumped", "stalled"
 
 
 def steady_lengths(units: np.ndarray) -> np.ndarray:
     """Half-frames, int64 (W,), for which each unit of a window lasts at a steady pace."""
-    return np.where(units >= FIRST_PHONE, PHONE, np.where([is_pause(unit) for unit in units], PAUSE, 1))
+    return np.where(units >= FIRST_PHONE, PHONE, np.where(units >= PAUSE_SHORT, PAUSE, 1))
 
 
 def steady_path(lengths: np.ndarray, blocked: np.ndarray, first: int, elapsed: int, steps: int) -> np.ndarray:

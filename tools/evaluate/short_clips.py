@@ -28,7 +28,7 @@ from tools.evaluate import resumable
 from tools.evaluate.contact_sheet import frame_grid, sheet_of
 from tools.evaluate.lip_sync import best_offset, correlations, loudness, spoken_part
 from tools.evaluate.phone_judge import PhoneErrors, phone_errors, rate_of
-from tools.evaluate.picture_distance import SEED, frechet_distance
+from tools.evaluate.picture_distance import SEED, frechet_distance, means_part
 from tools.evaluate.recognise import Recogniser
 from tools.evaluate.report import Page, wav_bytes
 from tools.evaluate.similarity import identity_similarity
@@ -161,7 +161,7 @@ def distances(sets: Sequence[dict[str, np.ndarray]]) -> dict[str, float | int]:
 def video_distances(sets: Sequence[dict[str, np.ndarray]]) -> dict[str, float | int]:
     """The same of clips of 16 frames, of which nothing but change is seen."""
     joined = {name: np.concatenate([s[f"video_{name}"] for s in sets]) for name in ("product", "truth", "again")}
-    return {"clips": len(joined["product"]),
+    return {"clips": len(joined["product"]), "product_of_means": means_part(joined["product"], joined["truth"]),
             **{name: frechet_distance(joined[name], joined["truth"]) for name in ("product", "again")}}
 
 
@@ -193,6 +193,7 @@ def page_of(summary: dict[str, Any], records: dict[str, dict], folder: Path, set
         ["picture distance to the truth", distance["product"], distance["again"], None],
         ["the same of changes from the reference", distance["product_from_rest"], distance["again_from_rest"], None],
         ["video distance to the truth", video["product"], video["again"], None],
+        ["what of it is of the means", video["product_of_means"], None, None],
         ["real-time factor, median / p99", f"{factor['median']:.2f} / {factor['p99']:.2f}", None, None],
     ])
     page.text("Truth is flite's own speech with the studio's drawing, through the same judges. + is a late picture. "
@@ -253,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
           f"{summary['similarity_share']:.3f} of the truth's, movement {p['movement']:.2f} ({t['movement']:.2f})", file=sys.stdout)
     picture, video = summary["picture_distance"], summary["video_distance"]
     print(f"picture distance to the truth {picture['product']:.4f} (a second true performance {picture['again']:.4f}), video "
-          f"distance {video['product']:.4f} ({video['again']:.4f})", file=sys.stdout)
+          f"distance {video['product']:.4f} ({video['again']:.4f}), {video['product_of_means']:.4f} of it of the means", file=sys.stdout)
     print(args.out / "report.html", file=sys.stdout)
 
 
