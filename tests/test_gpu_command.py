@@ -106,9 +106,10 @@ def listing(head_dim, narrow, logits=None, copies=None, extra=()):
     opcodes = [f"HGMMA.64x128x16.{kind}"] * (2 * head_dim // 16 if logits is None else logits)
     opcodes += [f"HGMMA.64x{head_dim}x16.{kind}"] * 16
     opcodes += ["UTMALDG.3D"] * copies + ["USETMAXREG.DEALLOC.CTAPOOL", "USETMAXREG.TRY_ALLOC.CTAPOOL"]
-    opcodes += ["F2FP.F16.E4M3.UNPACK_B"] * narrow + ["FENCE.VIEW.ASYNC.S", "ATOMG.E.ADD.STRONG.GPU"]
+    opcodes += ["F2FP.F16.E4M3.UNPACK_B"] * narrow + ["FENCE.VIEW.ASYNC.S"] + ["ATOMG.E.ADD.STRONG.GPU"] * 2
     opcodes += ["STG.E.128.STRONG.GPU", "LDG.E.128.STRONG.GPU"] + ["WARPGROUP.DEPBAR.LE"] * 3 + list(extra)
-    opcodes += ["WARPGROUP.DEPBAR.LE gsb0, 0x1 ;"] + ["MUFU.EX2"] * 64
+    opcodes += ["HMMA.16816.F32.BF16"] * (0 if narrow else 16)
+    opcodes += ["WARPGROUP.DEPBAR.LE gsb0, 0x1 ;"] + ["MUFU.EX2"] * (64 if narrow else 128)
     body = "\n".join(f"        /*{16 * i:04x}*/      @!P0 {op} R24, gdesc[UR4] ;" for i, op in enumerate(opcodes))
     return LISTING.format(name=f"_Z24segment_attention_kernelILi{head_dim}ELb{int(narrow)}EEv", body=body)
 
@@ -123,6 +124,7 @@ def test_machine_code_checks_find_slow_paths():
         (listing(128, False, extra=["HGMMA.64x16x16.F32.BF16"]), "wgmma shapes"),
         (listing(128, False, copies=0), "bulk copies"),
         (listing(128, False, extra=["STL"]), "spill"),
+        (listing(128, False, extra=["HMMA.16816.F32.BF16"]), "mma.sync"),
         (listing(128, False, extra=["ATOMG.E.ADD.STRONG.GPU"]), "atomic"),
         (listing(128, False, extra=["WARPGROUP.DEPBAR.LE"] * 9), "serialised"),
         (listing(128, False).replace("LDG.E.128.STRONG.GPU", "LDG.E.128"), "through L2"),

@@ -67,7 +67,7 @@ def attend(gpu, problems, path, processors, seed, extras=None):
             segments += [*view(k), *view(v), len(k), int(bool(extra) and d > 0), address(shift), *map(address, ranges)]
         kept.append((q, weight))
         results.append((out, lse))
-    workspace = torch.zeros(native.layout.partial_bytes(12, head_dim, max(processors, 1)), dtype=torch.uint8)
+    workspace = torch.zeros(native.layout.partial_bytes(8, head_dim, max(processors, 1)), dtype=torch.uint8)
     call = [head_dim, kind, workspace.data_ptr(), workspace.numel(), len(problems), *streams, len(segments) // 11]
     call += segments
     assert gpu.emulated_attention(numbers(call), int(path == "sm90"), processors, seed) == 0
@@ -117,10 +117,25 @@ def test_logits_that_rise_from_key_to_key(gpu, seeded, head_dim, dtype):
     assert float((result[1] - problem.truth()[1]).abs().max()) < 5e-2
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8], ids=["bf16", "int8"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_thread_block_goes_from_part_to_part_and_segment_to_segment(gpu, seeded, head_dim, dtype):
+    """Whole tiles in rounds and split ones, a segment again at the end of a part, norm weights that change within a
+    tile, and more tiles in a row without a key than there are notes of parts."""
+    shapes = [(300, [40, 130, 0, 20]), (1300 + seeded % 300, []), (140, [129, 300, 1])]
+    problems = [AttentionProblem.random(tokens, rows, heads=1 + i // 2, head_dim=head_dim, groups=3, device="cpu")
+                for i, (tokens, rows) in enumerate(shapes)]
+    problems = [p.stored(dtype) for p in problems]
+    for processors in (1, 2 + seeded % 2):
+        for result, problem in zip(attend(gpu, problems, "sm90", processors, seeded), problems):
+            check(result, problem)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("size", [8.0, 400.0])
-def test_a_key_that_one_query_alone_meets_beyond_all_bounds(gpu, seeded, size):
+def test_a_key_that_one_query_alone_meets_beyond_all_bounds(gpu, seeded, size, head_dim):
     """One row's maximum jumps, by less or by more than what float32 has exponents for; its neighbours' do not."""
-    problem = AttentionProblem.random(70, [140, 200, 300], heads=3, head_dim=64, device="cpu")
+    problem = AttentionProblem.random(70, [140, 200, 300], heads=3, head_dim=head_dim, device="cpu")
     problem = replace(problem, distances=[0.0] * 3)
     norm = problem.norm
     ready = reference.normalize_rotate(problem.q.double(), norm.q_weight.double(), norm.bounds, problem.rope)

@@ -55,6 +55,34 @@ def test_results_repeat_to_the_bit(path):
 
 
 @pytest.mark.parametrize("path", kernel_paths())
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_more_tiles_than_thread_blocks(path, head_dim):
+    """Rounds of whole tiles, then split ones; norm weights change within a tile."""
+    problem = AttentionProblem.random(2432, [300, 129, 900], heads=24, head_dim=head_dim, groups=3)
+    out, lse = problem.attend(path)
+    wanted, wanted_lse = problem.truth()
+    assert relative_error(out, wanted) < BF16_LIMIT * 1.5 and float((lse - wanted_lse).abs().max()) < 2e-2
+
+
+@pytest.mark.parametrize("path", kernel_paths())
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("size", [8.0, 400.0])
+def test_a_key_that_one_query_alone_meets_beyond_all_bounds(path, head_dim, size):
+    """One row's maximum jumps, by less or by more than what float32 has exponents for; its neighbours' do not."""
+    problem = AttentionProblem.random(200, [140, 500, 300], heads=3, head_dim=head_dim)
+    problem.distances = [0.0] * 3
+    norm = problem.norm
+    ready = reference.normalize_rotate(problem.q.double(), norm.q_weight.double(), norm.bounds, problem.rope)
+    rows = [5, 41, 166]
+    for row, segment, key in zip(rows, (0, 1, 1), (139, 150, 490)):
+        problem.keys[segment][key] = (size * ready[row]).bfloat16()
+    out, lse = problem.attend(path)
+    wanted, wanted_lse = problem.truth()
+    assert relative_error(out[rows], wanted[rows]) < 1e-2 and bool(out.isfinite().all())
+    assert float((lse - wanted_lse).abs().max()) < 1e-2 * float(wanted_lse.abs().max())
+
+
+@pytest.mark.parametrize("path", kernel_paths())
 def test_strided_inputs_and_peaked_logits(path):
     problem = AttentionProblem.random(150, [200, 150], heads=2, head_dim=128)
     wide = torch.randn(150, 3, 2, 136, dtype=torch.bfloat16, device="cuda")[..., :128]
@@ -131,12 +159,11 @@ def test_streams_of_one_launch_are_what_they_are_alone(path, head_dim, dtype):
 def test_any_workspace_gives_the_same_result_and_comes_back_zeroed(path, grid):
     """Grids that split every tile, several times; the counters are ready for the next call."""
     problem = AttentionProblem.random(272, [64, 272, 130, 272], heads=4, head_dim=64)
-    warps = 12 if path == "sm90" else 8
-    size = native.layout.partial_bytes(warps, 64, grid)
+    size = native.layout.partial_bytes(8, 64, grid)
     workspace = torch.zeros(size, dtype=torch.uint8, device="cuda")
     (first, _), (again, _) = (_native.cuda_attention_streams([problem.stream()], path, workspace)[0] for _ in range(2))
     assert relative_error(first, problem.truth()[0]) < BF16_LIMIT * 1.5 and torch.equal(first, again)
-    counters = size - 2 * grid * 16 * warps * (64 + 8) * 4
+    counters = size - 2 * grid * 16 * 8 * (64 + 8) * 4
     assert not bool(workspace[:counters].any())
 
 

@@ -29,19 +29,28 @@ def check_split(work: list[tuple[int, int, int]], blocks: int) -> dict[tuple, li
         return {}
     assert 1 <= grid <= min(blocks, units)
     assert grid == min(blocks, max(len(tiles), units // 2))
-    lead = min(LEAD, units // grid) if max(len(tiles), units // 2) > blocks else 0
-    line = [(tile, unit) for tile in tiles for unit in [None] * lead + list(range(work[tile[0]][2]))]
+    rounds, rest = [], []      # of each thread block, the tiles that it has whole; and the tiles on the line
+    for s in range(len(work)):
+        own = [tile for tile in tiles if tile[0] == s]
+        count = len(own) // grid
+        count -= count > 0 and len(own) % grid * 2 < grid
+        rounds += [own[r * grid : (r + 1) * grid] for r in range(count)]
+        rest += own[count * grid :]
+    share = sum(work[tile[0]][2] for tile in rest) // grid
+    lead = min(LEAD, share) if max(len(tiles), units // 2) > blocks else 0
+    line = [(tile, unit) for tile in rest for unit in [None] * lead + list(range(work[tile[0]][2]))]
 
     found: dict[tuple, list[dict]] = defaultdict(list)
     slots, counters, loads = set(), {}, []
     for block, parts in enumerate(split):
         share = line[len(line) * block // grid : len(line) * (block + 1) // grid]
-        own = [(tile, unit) for tile, unit in share if unit is not None]
+        own = [(r[block], unit) for r in rounds for unit in range(work[r[block][0]][2])]
+        own += [(tile, unit) for tile, unit in share if unit is not None]
         assert [(p["tile"], unit) for p in parts for unit in range(*p["units"])] == own
         loads.append(len(share))
         assert sum(p["split"] for p in parts) <= 2
-        time = 0
-        for p in parts:
+        time = 0               # on the line
+        for i, p in enumerate(parts):
             first, last = p["units"]
             assert p["of"] == work[p["tile"][0]][2] and len(p["keys"]) == last - first
             assert p["split"] == (last - first < p["of"])
@@ -54,11 +63,11 @@ def check_split(work: list[tuple[int, int, int]], blocks: int) -> dict[tuple, li
                 assert p["blocks"] == (block, block)
             if first == 0:
                 assert p["keys"][0] == time % p["of"]    # tiles that begin together read the same keys
-            time += last - first
+            time += last - first if i >= len(rounds) else 0
             found[p["tile"]].append(p | {"block": block})
     assert max(loads) - min(loads) <= 1
 
-    assert list(found) == tiles
+    assert sorted(found) == tiles
     for tile, parts in found.items():
         keys = [key for p in parts for key in p["keys"]]
         assert sorted(keys) == list(range(work[tile[0]][2]))                     # each key block once
@@ -136,8 +145,8 @@ def test_tiles_that_meet_at_the_end_of_the_line_go_round():
 def test_a_list_too_long_to_count_is_refused_and_a_long_one_served():
     assert layout.work_grid([(1000, 1000, 3000)], 132) == 0
     assert layout.work_grid([(24, 128, 235)] * 8, 132) == 132
-    long = (100, 1000, 20000)          # two thousand million units: products still fit, with a smaller grid
-    assert 1 <= layout.work_grid([long], 132) < 132
+    assert layout.work_grid([(100, 1000, 20000)], 132) == 132      # two thousand million units, most in whole rounds
+    assert 1 <= layout.work_grid([(100, 1, 20_000_000)], 132) < 132   # all on the line: with less grid, products fit
     assert layout.work_grid([(24, 0, 60), (4, 0, 1)], 132) == 0 and layout.work_grid([], 132) == 0
 
 

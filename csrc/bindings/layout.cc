@@ -77,10 +77,10 @@ std::vector<std::vector<py::dict>> work_split(const std::vector<std::tuple<int, 
   const auto split = WorkSplit<kStreams>::make(list, static_cast<int>(work.size()), blocks);
   std::vector<std::vector<py::dict>> found(static_cast<std::size_t>(split.grid));
   for (int block = 0; block < split.grid; ++block) {
-    for (uint32_t unit = split.start(block); unit < split.start(block + 1);) {
-      const WorkPart p = split.part(block, unit);
+    for (uint32_t step = 0; step < split.steps(block);) {
+      const WorkPart p = split.part(block, step);
       if (p.end <= p.begin) throw std::logic_error("a part without units");
-      unit += static_cast<uint32_t>(p.end - p.begin);
+      step = split.after(step, p);
       std::vector<int> keys, slots;
       for (int i = p.begin; i < p.end; ++i) keys.push_back(p.key_block(i));
       for (int b = p.first_block(); b <= p.last_block; ++b) slots.push_back(p.slot_of(b));

@@ -19,7 +19,8 @@ inline constexpr int kMaxSegments = 8;    // of a stream
 inline constexpr int kMaxListed = 40;     // of all streams of a call
 inline constexpr int kMaxGroups = 4;
 
-// Norm weights and tables of rotations begin at multiples of eight bytes.
+// Norm weights and tables of rotations begin at multiples of sixteen bytes. Where a stream has several segments that turn
+// its queries, norm weights are of magnitudes that float16 has beside those of normalised channels: 1e-5 to 5000.
 //
 // (tokens, heads, head_dim): channels contiguous and 16-byte aligned; strides count elements. bfloat16 but for keys
 // and values in narrow storage.

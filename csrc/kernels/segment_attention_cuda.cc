@@ -7,15 +7,18 @@
 namespace streamchar::cuda {
 namespace {
 
+bool aligned(const void* table) { return reinterpret_cast<uintptr_t>(table) % 16 == 0; }
+
 bool sound(const SegmentAttention& call) {
   if (call.stream_count < 0 || call.stream_count > kMaxStreams || call.segment_count > kMaxListed) return false;
   for (int i = 0; i < call.stream_count; ++i) {
     const AttentionStream& s = call.streams[i];
     if (s.tokens < 0 || s.heads < 1 || s.norm.groups > kMaxGroups || s.segment_count > kMaxSegments) return false;
+    if (!aligned(s.norm.weight) || !aligned(s.rope)) return false;
     if (s.first_segment < 0 || s.first_segment + s.segment_count > call.segment_count) return false;
     for (int j = s.first_segment; j < s.first_segment + s.segment_count; ++j) {
       const Segment& segment = call.segments[j];
-      if (segment.rows < 0) return false;
+      if (segment.rows < 0 || !aligned(segment.shift)) return false;
       if (is_narrow(call.storage) && segment.rows > 0 && !(segment.key_range && segment.value_range)) return false;
     }
   }

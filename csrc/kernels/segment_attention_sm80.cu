@@ -201,21 +201,21 @@ __device__ __forceinline__ void attend(const SegmentAttention& call, const WorkP
     float factor[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float top = rows.maximum[r];
+      float top = rows.state.maximum[r];
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n) top = fmaxf(top, fmaxf(logits[4 * n + 2 * r], logits[4 * n + 2 * r + 1]));
       top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
       top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
       const float offset = top * scale;
-      factor[r] = exp2_fast((rows.maximum[r] - top) * scale);
-      rows.maximum[r] = top;
-      rows.denominator[r] *= factor[r];
+      factor[r] = exp2_fast((rows.state.maximum[r] - top) * scale);
+      rows.state.maximum[r] = top;
+      rows.state.denominator[r] *= factor[r];
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
         for (int e = 4 * n + 2 * r; e < 4 * n + 2 * r + 2; ++e) {
           logits[e] = exp2_fast(logits[e] * scale - offset);
-          rows.denominator[r] += logits[e];
+          rows.state.denominator[r] += logits[e];
         }
       }
       factor[r] *= ratio;
@@ -251,16 +251,16 @@ __global__ void __launch_bounds__(kThreads) segment_attention_kernel(const __gri
   extern __shared__ __align__(128) unsigned char shared[];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const float scale = kLog2E * rsqrtf(static_cast<float>(kDim));
-  const uint32_t end = problem.split.start(blockIdx.x + 1);
+  const uint32_t steps = problem.split.steps(blockIdx.x);
   AttentionRows<kDim> rows;
 #pragma unroll 1
-  for (uint32_t unit = problem.split.start(blockIdx.x); unit < end;) {
-    const WorkPart part = problem.split.part(blockIdx.x, unit);
-    unit += part.end - part.begin;
+  for (uint32_t step = 0; step < steps;) {
+    const WorkPart part = problem.split.part(blockIdx.x, step);
+    step = problem.split.after(step, part);
     attend<kDim, kNarrow>(problem.call, part, Walk(problem.call, part), shared, warp, lane, scale, rows);
     if (part.split()) {
       constexpr PartialLayout kLayout{kWarps, kDim};
-      if (!rows.template merge<1>(problem.call.workspace, kLayout, part, warp, lane, scale)) continue;
+      if (!rows.template merge<kDim / 8>(problem.call.workspace, kLayout, part, warp, lane, scale)) continue;
     }
     rows.store(problem.call.streams[part.stream], part.head, part.query_block * kRows + warp * 16, lane, scale);
   }

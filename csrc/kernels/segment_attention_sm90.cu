@@ -3,26 +3,31 @@
 //
 // A tile is 64 query rows of one head per consumer warpgroup. The grid is one block per multiprocessor, and
 // work_split.h divides the key blocks of all tiles of all streams evenly among them; parts of a tile that was split
-// meet in the workspace (attention_rows.cuh). The producer warpgroup runs through the same parts on its own, so
-// the next part's keys arrive while the consumers finish with the one before.
+// meet in the workspace (attention_rows.cuh). What a part meets of one segment in a row is a visit (hopper_attention.cuh).
+// The producer warpgroup plans and runs ahead of the consumers, over visits and parts without a break:
 //
-// bfloat16 keys and values: one producer thread fetches tiles of 128 through a ring of stages with bulk tensor
-// copies, straight from where the cache has them; every segment has a tensor map of its own, so rows beyond its end
-// arrive as zeros. Narrow ones: the producer warpgroup reads them, makes them float16 (exactly) and stores them where
-// the copies would have put them; their ranges go into the queries and, between segments, into the sums.
+//   - Keys and values, bfloat16: one thread fetches tiles of 128 through a ring of stages with bulk tensor copies, straight
+//     from where the cache has them; every segment has a tensor map of its own, so rows beyond its end arrive as zeros.
+//     Narrow: the warpgroup reads them, makes them float16 (exactly) and stores them where the copies would have put them;
+//     their ranges go into the queries and, between segments, into the sums.
+//   - Queries, normalised, rotated and turned for the visit's segment: the other warps (narrow: all four) make the next
+//     visit's while the consumers have this one's.
+//   - Notes: what a tile is, beside its keys. So consumers neither divide nor walk, and hold nothing but products.
 //
-// Consumers overlap: while the weighted values of tile i - 1 are summed, the softmax of tile i runs. Queries are
-// normalised and rotated once per part, and kept in float32; where a segment begins, each warpgroup shifts its rows and
-// rounds them once into the tile that wgmma reads.
+// Consumers overlap: while the weighted values of tile i - 1 are summed, the softmax of tile i runs, across visits and
+// parts, and while one warpgroup is at its softmax the other one multiplies.
 //
 // Who may touch what, when:
-//   - A stage: filled after `empty` completed a phase (every consumer warp arrived, after wgmma.wait_group said that
-//     its reads are done), read after `full` did (the copy's bytes are there, or all four producer warps arrived). Both
-//     sides count stages and phases over all parts without a break.
-//   - Ordinary stores that wgmma reads (queries, narrow tiles): each writing thread fences towards the async proxy
-//     before the barrier that its reader waits on.
-//   - A warpgroup's queries: rewritten between two barriers of the warpgroup, with none of its products open.
-//   - Queries in float32: each thread reads back what it wrote itself.
+//   - A stage: filled after `empty` completed a phase (every consumer warp arrived, after wgmma.wait_group said that its
+//     reads are done, and a warp that multiplies a tile again has), read after `full` did (the copy's bytes are there, or
+//     all four producer warps arrived). A tile's note is written before `full`, and read before `empty`.
+//   - A tile of queries: the same, with the makers' warps; the first of a thread block is made by the consumers, between
+//     two barriers of each warpgroup, and makers go on from its base after `first_made`.
+//   - A visit's note: the same, by one thread, for the makers. A part's note is in use for as long as visits or tiles name
+//     it: there are more than can.
+//   - The base of a part's queries: each maker's thread reads what it wrote itself, or the consumers before `first_made`.
+//   - Ordinary stores that wgmma reads (queries, narrow tiles): each writing thread fences towards the async proxy before
+//     the barrier that its reader waits on.
 #include <cuda.h>
 #include <cuda_runtime.h>
 
@@ -53,6 +58,15 @@ __global__ void __launch_bounds__(Shape<kDim, kNarrow>::kThreads, 1)
       barrier_init(barriers.value_full(stage), kWriters);
       barrier_init(barriers.value_empty(stage), kReaders);
     }
+    for (int tile = 0; tile < S::kQueryTiles; ++tile) {
+      barrier_init(barriers.query_full(tile), S::kMakers);
+      barrier_init(barriers.query_empty(tile), kReaders);
+    }
+    for (int note = 0; note < kNotedVisits; ++note) {
+      barrier_init(barriers.visit_full(note), 1);
+      barrier_init(barriers.visit_empty(note), S::kMakers);
+    }
+    barrier_init(barriers.first_made(), kReaders);
     barrier_init_done();
   }
   __syncthreads();
@@ -65,23 +79,16 @@ __global__ void __launch_bounds__(Shape<kDim, kNarrow>::kThreads, 1)
       } else {
         convert_all<kDim, false>(problem, memory, shared);
       }
+    } else if (threadIdx.x >= 32) {
+      make_all_queries<kDim>(problem, memory, shared, threadIdx.x / 32 - 1);
     } else if (threadIdx.x == 0) {
-      fetch_all<kDim>(problem, shared);
+      fetch_all<kDim>(problem, memory, shared);
     }
   } else {
     take_registers<Registers<kDim, kNarrow>::kConsumer>();
     Consumer<kDim, kNarrow> consumer{problem, memory, shared, group - 1, static_cast<int>(threadIdx.x % 128),
                                      kLog2E * rsqrtf(static_cast<float>(kDim))};
-    const uint32_t end = problem.split.start(blockIdx.x + 1);
-#pragma unroll 1
-    for (uint32_t unit = problem.split.start(blockIdx.x); unit < end;) {
-      const WorkPart part = problem.split.part(blockIdx.x, unit);
-      unit += part.end - part.begin;
-      Walk walk(problem.call, part);
-      consumer.begin(part);
-      consumer.attend(walk);
-      consumer.finish(part);
-    }
+    consumer.attend();
   }
 #endif
 }
@@ -157,7 +164,7 @@ int segment_attention_sm90(const SegmentAttention& call, int processors, void* s
 
 int segment_attention_workspace_sm90(int head_dim, KvStorage storage, int processors, int64_t& bytes) {
   if (head_dim != 64 && head_dim != 128) return cudaErrorInvalidValue;
-  bytes = PartialLayout{head_dim == 64 && !is_narrow(storage) ? 12 : 8, head_dim}.bytes(processors);
+  bytes = PartialLayout{8, head_dim}.bytes(processors);
   return cudaSuccess;
 }
 

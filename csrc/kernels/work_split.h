@@ -2,22 +2,25 @@
 // tested on the CPU.
 //
 // A tile is one block of queries, of one head of one stream. Its work is counted in units: the key blocks that it
-// attends to, or one where it has no key. The units of all tiles lie on a line, stream by stream, head by head, query
-// block by query block. To begin a tile takes time, too: as much as `lead` units, which lie before its own without
-// being any; none where there are too few units to keep all thread blocks busy. Thread block b of `grid` does what lies
-// from length * b / grid to length * (b + 1) / grid.
+// attends to, or one where it has no key. A stream with more tiles than the grid has thread blocks is first dealt out in
+// rounds: tile r * grid + b is thread block b's in round r, whole, so that all are at the same few heads at a time, whose
+// keys stay in L2. What is left, half a tile to one and a half a thread block, or all of a smaller stream, lies on a
+// line: unit by unit, stream by stream, head by head, query block by query block. To begin a tile takes time, too: as
+// much as `lead` units, which lie before its own without being any; none where there are too few units to keep all
+// thread blocks busy. Thread block b of `grid` does what lies from length * b / grid to length * (b + 1) / grid.
 //
 // Invariants:
 //   1. Every unit belongs to exactly one thread block, and loads differ by at most one unit, leads included.
-//   2. At most two of a thread block's parts are parts of split tiles: its first, which may have begun in a block
-//      before it, and its last, which may end in a later one. So two slots per thread block hold all partial results.
+//   2. At most two of a thread block's parts are parts of split tiles: its first on the line, which may have begun in a
+//      block before it, and its last, which may end in a later one. So two slots per thread block hold all partial
+//      results.
 //   3. A split tile lies across consecutive thread blocks, and each of them but the first starts within it; the last
 //      one's number therefore names the tile among the split ones, and its counter.
 //   4. Partial results are merged in rising order of thread blocks, whoever does it: for a list of shapes and a grid
 //      results repeat to the bit.
 //
-// Unit i of a tile is key block (i + rotation) % key_blocks. The rotation is the time at which the tile's first thread
-// block comes to it, so that tiles of one head that are under way together read the same keys together, from L2.
+// Unit i of a tile is key block (i + rotation) % key_blocks. The rotation is the time on the line at which the tile's
+// first thread block comes to it, so that tiles of one head that are under way together read the same keys together.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +34,7 @@ struct StreamWork {
   int query_blocks;
   int key_blocks;  // at least 1
 
-  SC_HOST_DEVICE int units() const { return heads * query_blocks * key_blocks; }
+  SC_HOST_DEVICE int tiles() const { return heads * query_blocks; }
 };
 
 // What one thread block does of one tile: units `begin` to `end` of it.
@@ -61,15 +64,17 @@ struct WorkPart {
 template <int kMaxStreams>
 struct WorkSplit {
   static constexpr int kLeastUnits = 2;  // worth a thread block, beside whole tiles
-  // What it takes to begin a tile, in units. On an H200 11 us, and 1.5 us a unit; 8.5 and 1.5 for a head size of 64. So
-  // say the times of lists of which a thread block has 1 to 14 parts.
+  // What it takes to begin a tile, in units. By the times of lists with few tiles a thread block, on an H200: less makes
+  // them slower.
   static constexpr int kLead = 7;
 
   StreamWork work[kMaxStreams];
-  uint32_t first_unit[kMaxStreams + 1];  // of each stream; then the total
+  int rounds[kMaxStreams];               // of each stream
+  uint32_t first_unit[kMaxStreams + 1];  // of each stream on the line; then the total
   uint32_t first_tile[kMaxStreams + 1];
   int streams;
   int grid;
+  uint32_t all_rounds;
   uint32_t lead;
 
   // For at most `blocks` thread blocks. The grid is 0 where there is nothing to do, no block, or too much to count.
@@ -79,33 +84,56 @@ struct WorkSplit {
     int64_t total = 0, tiles = 0;
     for (int s = 0; s < streams; ++s) {
       split.work[s] = work[s];
-      split.first_unit[s] = static_cast<uint32_t>(total);
-      split.first_tile[s] = static_cast<uint32_t>(tiles);
-      tiles += int64_t{work[s].heads} * work[s].query_blocks;
-      total += int64_t{work[s].heads} * work[s].query_blocks * work[s].key_blocks;
+      const int64_t of = int64_t{work[s].heads} * work[s].query_blocks;
+      tiles += of;
+      total += of * work[s].key_blocks;
       if (total > INT32_MAX) {
         split.first_unit[streams] = UINT32_MAX;
         return split;
       }
     }
-    split.first_unit[streams] = static_cast<uint32_t>(total);
-    split.first_tile[streams] = static_cast<uint32_t>(tiles);
-    if (total == 0 || blocks <= 0) return split;
+    if (total == 0 || blocks <= 0) {
+      split.first_unit[streams] = static_cast<uint32_t>(total);
+      return split;
+    }
     int64_t grid = total / kLeastUnits > tiles ? total / kLeastUnits : tiles;
-    if (grid > blocks) {
-      grid = blocks;
+    const bool busy = grid > blocks;
+    if (busy) grid = blocks;
+    for (int s = 0; s < streams; ++s) {
+      const int64_t of = work[s].tiles();
+      const int64_t rounds = of / grid - (of >= grid && of % grid * 2 < grid);
+      split.rounds[s] = static_cast<int>(rounds);
+      split.all_rounds += static_cast<uint32_t>(rounds);
+      const auto rest = static_cast<uint32_t>(of - rounds * grid);
+      split.first_tile[s + 1] = split.first_tile[s] + rest;
+      split.first_unit[s + 1] = split.first_unit[s] + rest * static_cast<uint32_t>(work[s].key_blocks);
+    }
+    if (busy) {
       // A lead that is longer than a thread block's units would keep some from having any.
-      const int64_t lead = total / grid < kLead ? total / grid : kLead;
-      if (total + lead * tiles <= INT32_MAX) split.lead = static_cast<uint32_t>(lead);
+      const int64_t share = split.total() / grid, lead = share < kLead ? share : kLead;
+      if (split.total() + lead * split.first_tile[streams] <= INT32_MAX) split.lead = static_cast<uint32_t>(lead);
     }
     const int64_t countable = int64_t{UINT32_MAX} / split.length() - 1;  // products below stay within 32 bits
-    split.grid = static_cast<int>(grid < countable ? grid : countable);
+    if (grid > countable) return make(work, streams, static_cast<int>(countable));
+    split.grid = static_cast<int>(grid);
     return split;
   }
 
   SC_HOST_DEVICE uint32_t total() const { return first_unit[streams]; }
 
-  // First unit of a thread block, which may have none; of block `grid`: the end of the line.
+  // A thread block goes through its steps: a tile each while there are rounds, then a unit each.
+  SC_HOST_DEVICE uint32_t steps(int block) const { return all_rounds + start(block + 1) - start(block); }
+  SC_HOST_DEVICE uint32_t after(uint32_t step, const WorkPart& part) const {
+    return step + (step < all_rounds ? 1 : static_cast<uint32_t>(part.end - part.begin));
+  }
+
+  // The part that begins with a step.
+  SC_HOST_DEVICE WorkPart part(int block, uint32_t step) const {
+    return step < all_rounds ? whole(block, step) : on_line(block, start(block) + step - all_rounds);
+  }
+
+ private:
+  // First unit of a thread block on the line, which may have none; of block `grid`: the end of the line.
   SC_HOST_DEVICE uint32_t start(int block) const {
     const uint32_t place = length() * static_cast<uint32_t>(block) / grid_u();
     int s = 0;
@@ -115,17 +143,25 @@ struct WorkSplit {
     return first_unit[s] + tile * keys + (within > lead ? within - lead : 0);
   }
 
-  // The part of thread block `block` that begins with `unit`, one of its own. The next begins end - begin units on.
-  SC_HOST_DEVICE WorkPart part(int block, uint32_t unit) const {
+  SC_HOST_DEVICE WorkPart whole(int block, uint32_t round) const {
     WorkPart p;
     p.stream = 0;
-    while (unit >= first_unit[p.stream + 1]) ++p.stream;  // streams without queries are passed over
-    const StreamWork& of = work[p.stream];
-    const uint32_t inside = unit - first_unit[p.stream], keys = static_cast<uint32_t>(of.key_blocks);
+    while (round >= static_cast<uint32_t>(rounds[p.stream])) round -= static_cast<uint32_t>(rounds[p.stream++]);
+    locate(p, round * grid_u() + static_cast<uint32_t>(block));
+    p.begin = p.rotation = 0;
+    p.end = p.key_blocks;
+    p.first_slot = 2 * block;
+    p.last_block = block;
+    return p;
+  }
+
+  SC_HOST_DEVICE WorkPart on_line(int block, uint32_t unit) const {
+    WorkPart p;
+    p.stream = 0;
+    while (unit >= first_unit[p.stream + 1]) ++p.stream;  // streams without tiles here are passed over
+    const uint32_t inside = unit - first_unit[p.stream], keys = static_cast<uint32_t>(work[p.stream].key_blocks);
     const uint32_t tile = inside / keys, before = inside % keys;
-    p.head = static_cast<int>(tile / static_cast<uint32_t>(of.query_blocks));
-    p.query_block = static_cast<int>(tile % static_cast<uint32_t>(of.query_blocks));
-    p.key_blocks = of.key_blocks;
+    locate(p, static_cast<uint32_t>(rounds[p.stream]) * grid_u() + tile);
     const uint32_t own_start = start(block), left = start(block + 1) - unit;
     p.begin = static_cast<int>(before);
     p.end = static_cast<int>(keys - before < left ? keys : before + left);
@@ -133,12 +169,18 @@ struct WorkSplit {
     const int first_block = tile_unit >= own_start ? block : owner(tile_place);
     const uint32_t first_start = start(first_block);
     p.first_slot = 2 * first_block + (first_start < tile_unit);
-    p.last_block = p.end == of.key_blocks ? block : owner(tile_place + keys - 1);
+    p.last_block = p.end == p.key_blocks ? block : owner(tile_place + keys - 1);
     p.rotation = static_cast<int>((tile_unit - first_start) % keys);
     return p;
   }
 
- private:
+  SC_HOST_DEVICE void locate(WorkPart& p, uint32_t tile) const {
+    const StreamWork& of = work[p.stream];
+    p.head = static_cast<int>(tile / static_cast<uint32_t>(of.query_blocks));
+    p.query_block = static_cast<int>(tile % static_cast<uint32_t>(of.query_blocks));
+    p.key_blocks = of.key_blocks;
+  }
+
   SC_HOST_DEVICE uint32_t grid_u() const { return static_cast<uint32_t>(grid); }
   // Of a stream on the line with its leads; of stream `streams`: the line's length.
   SC_HOST_DEVICE uint32_t first_place(int stream) const { return first_unit[stream] + lead * first_tile[stream]; }

@@ -96,6 +96,15 @@ struct Machine {
     }
     wait_until([&] { return m.generation != mine; });
   }
+  // Counts for those who meet, and does not wait for them.
+  void arrive(int id, int size) {
+    Meeting& m = meetings[id];
+    ++progress;
+    if (++m.arrived == size) {
+      m.arrived = 0;
+      ++m.generation;
+    }
+  }
   void meet_warp() { meet(1000 + warp(), 32); }
 
   // Shows `mine`, and gives the posts of the warp's 32 lanes.

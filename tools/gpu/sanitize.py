@@ -17,7 +17,7 @@ TOOLS = ("memcheck", "synccheck", "racecheck")
 def run_ops() -> None:
     """Odd sizes on purpose: the last tiles are the ones that read too far."""
     from streamchar_rt import ops
-    from streamchar_rt.ops._native import AppendQueries, cuda_kv_append
+    from streamchar_rt.ops._native import AppendQueries, cuda_attention_streams, cuda_kv_append, native
 
     from .problems import AttentionProblem, LinearProblem, attend_together, kernel_paths, spectra
 
@@ -25,8 +25,12 @@ def run_ops() -> None:
         problem = AttentionProblem.random(67, [5, 0, 130], heads=2, head_dim=head_dim)
         other = AttentionProblem.random(200, [257, 3], heads=1, head_dim=head_dim)
         for path in kernel_paths():
+            few = native.layout.partial_bytes(8, head_dim, 2)      # thread blocks, which go from part to part
             for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.int8):
-                attend_together([problem.stored(dtype), other.stored(dtype)], path)
+                together = [problem.stored(dtype), other.stored(dtype)]
+                attend_together(together, path)
+                cuda_attention_streams([p.stream() for p in together], path,
+                                       torch.zeros(few, dtype=torch.uint8, device="cuda"))
         ready, moved = torch.empty(2, *problem.q.shape, dtype=torch.bfloat16, device="cuda")
         cuda_kv_append(problem.q, problem.q, problem.norm, problem.rope,
                        queries=AppendQueries(problem.q, ready, moved, 3.0))

@@ -126,20 +126,20 @@ def _wgmma_problems(kernel: Kernel, columns: int) -> list[str]:
     return found
 
 
-def _merge_problems(kernel: Kernel) -> list[str]:
-    """Partial results: 16 bytes at a time, past L1 (whose loads may be stale), and one counter."""
+def _merge_problems(kernel: Kernel, places: int) -> list[str]:
+    """Partial results: 16 bytes at a time, past L1 (whose loads may be stale), and one counter wherever a part ends."""
     found = []
     if not kernel.count("STG.E.128") or not kernel.count("LDG.E.128.STRONG.GPU"):
         found.append("partial results are not 16 bytes at a time through L2")
-    if kernel.count("ATOMG") != 1:
-        found.append(f"{kernel.count('ATOMG')} atomic operations, expected 1")
+    if kernel.count("ATOMG") != places:
+        found.append(f"{kernel.count('ATOMG')} atomic operations, expected {places}")
     return found
 
 
 def _ampere_problems(kernel: Kernel, head_dim: int, narrow: bool) -> list[str]:
     """Tiles of 64 keys: 2 x 64 x head_dim multiplications of 16 rows, 2048 to an instruction."""
     shape = "HMMA.16816.F32" if narrow else "HMMA.16816.F32.BF16"
-    found = _merge_problems(kernel)
+    found = _merge_problems(kernel, 1)
     if kernel.count(shape) != head_dim or kernel.count("HMMA") != head_dim:
         found.append(f"{kernel.count(shape)} of {kernel.count('HMMA')} products are {shape}, expected {head_dim}")
     if not narrow and kernel.count("LDGSTS") != 2 * 2 * 64 * head_dim * 2 // (16 * 256):
@@ -149,14 +149,18 @@ def _ampere_problems(kernel: Kernel, head_dim: int, narrow: bool) -> list[str]:
 
 def _hopper_problems(kernel: Kernel, head_dim: int, narrow: bool) -> list[str]:
     """Tiles of 128 keys: logits are m64n128k16, weighted values m64n<head_dim>k16; two of each in the code (first or
-    last tile, and loop). bf16 keys come in bulk copies; narrow ones through registers, and e4m3 by the converter."""
+    last tile, and loop). bf16 keys come in bulk copies; narrow ones through registers, and e4m3 by the converter. A
+    bf16 tile whose weights grow too large is multiplied again by mma.sync: all of its keys, 16 channels at a time."""
     kind = ".F32" if narrow else ".F32.BF16"
     wanted = Counter({f"HGMMA.64x128x16{kind}": 2 * head_dim // 16})
     wanted[f"HGMMA.64x{head_dim}x16{kind}"] += 2 * 128 // 16
     shapes = {opcode: kernel.count(opcode) for opcode in wanted}
-    found = _merge_problems(kernel)
+    found = _merge_problems(kernel, 2)   # in the loop, and after it
     if shapes != dict(wanted) or sum(shapes.values()) != kernel.count("HGMMA"):
         found.append(f"wgmma shapes {shapes} of {kernel.count('HGMMA')}, not {dict(wanted)}")
+    again = 0 if narrow else 128 // 8
+    if kernel.count("HMMA") != again or kernel.count("HMMA.16816.F32.BF16") != again:
+        found.append(f"{kernel.count('HMMA')} products by mma.sync, expected {again}")
     copies = 0 if narrow else 2 * head_dim // 64
     if kernel.count("UTMALDG") != copies:
         found.append(f"{kernel.count('UTMALDG')} bulk copies, expected {copies}")
@@ -166,8 +170,9 @@ def _hopper_problems(kernel: Kernel, head_dim: int, narrow: bool) -> list[str]:
         found.append("registers are not reallocated")
     if kernel.count("WARPGROUP.DEPBAR") > 4:
         found.append(f"wgmma is serialised, {kernel.count('WARPGROUP.DEPBAR')} waits")
-    if (softmax := kernel.overlapped["MUFU.EX2"]) < 64:
-        found.append(f"{softmax} exponentials of a tile while the values of the one before are summed, not 64")
+    softmax, wanted = kernel.overlapped["MUFU.EX2"], 64 if narrow else 2 * 64   # bf16: with the maximum, and without
+    if softmax < wanted:
+        found.append(f"{softmax} exponentials of a tile while the values of the one before are summed, not {wanted}")
     if not kernel.count("FENCE.VIEW.ASYNC"):
         found.append("ordinary stores are not fenced for wgmma")
     return found

@@ -10,20 +10,26 @@ namespace streamchar::cuda {
 
 inline constexpr float kLog2E = 1.4426950408889634f;
 
-template <int kDim>
-struct AttentionRows {
-  float sum[kDim / 2];     // of row r: elements 4 n + 2 r and the next, channels 8 n + 2 (lane % 4) and the next
+// Of a thread's two rows.
+struct RowState {
   float maximum[2];        // of the logits before they are scaled
   float denominator[2];    // of this thread's columns; of the row after finish()
 
-  __device__ __forceinline__ void clear() {
+  __device__ __forceinline__ static RowState none() { return {{-INFINITY, -INFINITY}, {0.0f, 0.0f}}; }
+};
+
+template <int kDim>
+struct AttentionRows {
+  float sum[kDim / 2];     // of row r: elements 4 n + 2 r and the next, channels 8 n + 2 (lane % 4) and the next
+  RowState state;
+
+  __device__ __forceinline__ void clear_sums() {
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) sum[i] = 0.0f;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      maximum[r] = -INFINITY;
-      denominator[r] = 0.0f;
-    }
+  }
+  __device__ __forceinline__ void clear() {
+    clear_sums();
+    state = RowState::none();
   }
 
   __device__ __forceinline__ void multiply(const float (&factor)[2]) {
@@ -37,8 +43,8 @@ struct AttentionRows {
     multiply(factor);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      denominator[r] += __shfl_xor_sync(~0u, denominator[r], 1);
-      denominator[r] += __shfl_xor_sync(~0u, denominator[r], 2);
+      state.denominator[r] += __shfl_xor_sync(~0u, state.denominator[r], 1);
+      state.denominator[r] += __shfl_xor_sync(~0u, state.denominator[r], 2);
     }
   }
 
@@ -48,7 +54,7 @@ struct AttentionRows {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int token = first_token + lane / 4 + 8 * r;
-      const float inverse = denominator[r] > 0.0f ? 1.0f / denominator[r] : 0.0f;
+      const float inverse = state.denominator[r] > 0.0f ? 1.0f / state.denominator[r] : 0.0f;
       const int64_t row = int64_t{token} * stream.heads + head;
       auto* out = static_cast<uint4*>(stream.out) + row * (kDim / 8) + (lane & 3);
 #pragma unroll
@@ -63,13 +69,15 @@ struct AttentionRows {
         if (token < stream.tokens) out[n] = make_uint4(words[0], words[1], words[2], words[3]);
       }
       if (token < stream.tokens && stream.lse && (lane & 3) == 0) {
-        stream.lse[row] = denominator[r] > 0.0f ? (maximum[r] * scale + log2f(denominator[r])) / kLog2E : -INFINITY;
+        stream.lse[row] = state.denominator[r] > 0.0f
+                              ? (state.maximum[r] * scale + log2f(state.denominator[r])) / kLog2E
+                              : -INFINITY;
       }
     }
   }
 
   // This warp's part of a split tile goes to its slot. True for the warp that arrives last: it has then merged all of
-  // them, `kTogether` under way at once. A whole warp calls; nobody waits for anybody.
+  // them, with kTogether * 16 bytes of a thread under way at once. A whole warp calls; nobody waits for anybody.
   template <int kTogether>
   __device__ __forceinline__ bool merge(void* workspace, const PartialLayout& layout, const WorkPart& part, int warp,
                                         int lane, float scale) {
@@ -87,28 +95,30 @@ struct AttentionRows {
     if (lane == 0) *counter = 0;  // for the next call: nobody else comes to it in this one
 
     clear();
-#pragma unroll kTogether
+#pragma unroll 1
     for (int b = part.first_block(); b <= part.last_block; ++b) {
       const float* slot = slots + layout.partial(part.slot_of(b), warp);
-      const float4 state = read(slot, kDim / 8, lane);
-      float4 theirs[kDim / 8];
+      const float4 theirs = read(slot, kDim / 8, lane);
+      const float top[2] = {fmaxf(state.maximum[0], theirs.x), fmaxf(state.maximum[1], theirs.y)};
+      const float weight[2] = {exp2_fast((theirs.x - top[0]) * scale), exp2_fast((theirs.y - top[1]) * scale)};
+      const float factor[2] = {exp2_fast((state.maximum[0] - top[0]) * scale),
+                               exp2_fast((state.maximum[1] - top[1]) * scale)};
+      state = {{top[0], top[1]},
+               {state.denominator[0] * factor[0] + theirs.z * weight[0],
+                state.denominator[1] * factor[1] + theirs.w * weight[1]}};
 #pragma unroll
-      for (int n = 0; n < kDim / 8; ++n) theirs[n] = read(slot, n, lane);
-      const float top[2] = {fmaxf(maximum[0], state.x), fmaxf(maximum[1], state.y)};
-      const float weight[2] = {exp2_fast((state.x - top[0]) * scale), exp2_fast((state.y - top[1]) * scale)};
-      const float factor[2] = {exp2_fast((maximum[0] - top[0]) * scale), exp2_fast((maximum[1] - top[1]) * scale)};
-      const float add[2] = {state.z, state.w};
+      for (int first = 0; first < kDim / 8; first += kTogether) {
+        float4 add[kTogether];
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        maximum[r] = top[r];
-        denominator[r] = denominator[r] * factor[r] + add[r] * weight[r];
-      }
+        for (int i = 0; i < kTogether; ++i) add[i] = read(slot, first + i, lane);
 #pragma unroll
-      for (int n = 0; n < kDim / 8; ++n) {
-        sum[4 * n] = sum[4 * n] * factor[0] + theirs[n].x * weight[0];
-        sum[4 * n + 1] = sum[4 * n + 1] * factor[0] + theirs[n].y * weight[0];
-        sum[4 * n + 2] = sum[4 * n + 2] * factor[1] + theirs[n].z * weight[1];
-        sum[4 * n + 3] = sum[4 * n + 3] * factor[1] + theirs[n].w * weight[1];
+        for (int i = 0; i < kTogether; ++i) {
+          float* const to = sum + 4 * (first + i);
+          to[0] = to[0] * factor[0] + add[i].x * weight[0];
+          to[1] = to[1] * factor[0] + add[i].y * weight[0];
+          to[2] = to[2] * factor[1] + add[i].z * weight[1];
+          to[3] = to[3] * factor[1] + add[i].w * weight[1];
+        }
       }
     }
     return true;
@@ -135,7 +145,7 @@ struct AttentionRows {
     for (int n = 0; n < kDim / 8; ++n) {
       __stcg(to + 32 * n, make_float4(sum[4 * n], sum[4 * n + 1], sum[4 * n + 2], sum[4 * n + 3]));
     }
-    __stcg(to + 32 * (kDim / 8), make_float4(maximum[0], maximum[1], denominator[0], denominator[1]));
+    __stcg(to + 32 * (kDim / 8), make_float4(state.maximum[0], state.maximum[1], state.denominator[0], state.denominator[1]));
   }
 
   __device__ __forceinline__ static float4 read(const float* slot, int n, int lane) {

@@ -51,6 +51,9 @@ __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.asy
 // -- warpgroups
 // Waits for all 128 threads that use the named barrier `id` (0 is __syncthreads).
 __device__ __forceinline__ void group_sync(int id) { asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); }
+// The same of two warpgroups, one of which may arrive and not wait.
+__device__ __forceinline__ void pair_sync(int id) { asm volatile("bar.sync %0, 256;" ::"r"(id) : "memory"); }
+__device__ __forceinline__ void pair_arrive(int id) { asm volatile("bar.arrive %0, 256;" ::"r"(id) : "memory"); }
 template <int kRegisters>
 __device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -73,6 +76,11 @@ template <int kCount>
 __device__ __forceinline__ void pin(float (&x)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(x[i])::"memory");
+}
+template <int kCount>
+__device__ __forceinline__ void pin(uint32_t (&x)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(x[i])::"memory");
 }
 
 // "+f" operands of eight and thirty-two registers.
@@ -109,11 +117,12 @@ __device__ __forceinline__ void multiply_rows(float (&sums)[64], uint64_t a, uin
 
 // Weighted values of 128 or 64 channels: a from registers, b from shared memory with the channels contiguous.
 template <bool kHalf>
-__device__ __forceinline__ void multiply_columns(float (&sums)[64], const uint32_t (&a)[4], uint64_t b) {
-#define SC_MULTIPLY(type)                                                                               \
-  asm volatile(SC_WGMMA("m64n128k16", type) SC_R64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"          \
-               : SC_F32(sums, 0), SC_F32(sums, 32)                                                      \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+__device__ __forceinline__ void multiply_columns(float (&sums)[64], const uint32_t (&a)[4], uint64_t b, int add) {
+#define SC_MULTIPLY(type)                                                                                      \
+  asm volatile("{\n .reg .pred p;\n setp.ne.b32 p, %69, 0;\n " SC_WGMMA("m64n128k16", type) SC_R64               \
+               "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}"                                                  \
+               : SC_F32(sums, 0), SC_F32(sums, 32)                                                             \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
   if constexpr (kHalf) {
     SC_MULTIPLY("f16");
   } else {
@@ -122,11 +131,12 @@ __device__ __forceinline__ void multiply_columns(float (&sums)[64], const uint32
 #undef SC_MULTIPLY
 }
 template <bool kHalf>
-__device__ __forceinline__ void multiply_columns(float (&sums)[32], const uint32_t (&a)[4], uint64_t b) {
-#define SC_MULTIPLY(type)                                                                     \
-  asm volatile(SC_WGMMA("m64n64k16", type) SC_R32 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;" \
-               : SC_F32(sums, 0)                                                              \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+__device__ __forceinline__ void multiply_columns(float (&sums)[32], const uint32_t (&a)[4], uint64_t b, int add) {
+#define SC_MULTIPLY(type)                                                                        \
+  asm volatile("{\n .reg .pred p;\n setp.ne.b32 p, %37, 0;\n " SC_WGMMA("m64n64k16", type) SC_R32 \
+               "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}"                                    \
+               : SC_F32(sums, 0)                                                                 \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
   if constexpr (kHalf) {
     SC_MULTIPLY("f16");
   } else {

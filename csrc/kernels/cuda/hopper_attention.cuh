@@ -13,24 +13,117 @@ using hopper::kBlockRowBytes;
 
 inline constexpr int kKeys = 128;  // per tile
 
-using Walk = SwiftWalk<kKeys>;
+using Walk = KeyWalk<kKeys>;
+
+// Tiles of keys of one segment that one part of the work meets in a row, with the same queries.
+struct Visit {
+  enum Kind { kEmpty, kTiles, kEnd };  // a part without a key; as usual; nothing is left
+
+  Kind kind;
+  bool opens;        // the part
+  int stream;        // of the part, as are the next two
+  int head;
+  int query_block;
+  int part;          // its note, for the consumers
+  int tiles;
+  int listed;        // the segment, in the call's list
+  int first;         // the first tile's first key within it
+};
+
+// What the producer tells the consumers of a tile of keys, beside its stage.
+struct TileNote {
+  enum Flags { kNewQueries = 1, kNewPart = 2, kEnd = 4 };  // kEnd: there is no such tile, and none after it
+
+  int flags;
+  int keys;
+  int part;          // the part's note
+  float value_unit;  // what narrow values are multiples of
+};
+static_assert(sizeof(TileNote) == 16);
+
+// How many notes are kept. Results of a part are written at the first tile of the next one, when the producer may be as
+// many parts ahead as there are stages, and have planned one more.
+inline constexpr int kNotedParts = 8, kNotedVisits = 4;
+
+// Goes over the visits of a thread block. Its state may lie in shared memory.
+struct Planner {
+  uint32_t next;     // step of the next part
+  int part;          // the note of the part under way
+  int done;          // its tiles that have been given out
+  int all;           // of these
+
+  __device__ __forceinline__ void begin() {
+    next = 0;
+    part = done = all = 0;
+  }
+
+  // `parts`: a ring of kParts notes, one for each part with keys.
+  template <int kParts>
+  __device__ __forceinline__ void advance(const SegmentAttention& call, const Split& split, WorkPart* parts,
+                                          Visit& visit) {
+    visit.opens = done == all;
+    const int note = visit.opens ? (part + 1) % kParts : part;
+    if (visit.opens) {
+      if (next >= split.steps(blockIdx.x)) {
+        visit.kind = Visit::kEnd;
+        return;
+      }
+      const WorkPart begun = split.part(blockIdx.x, next);
+      parts[note] = begun;
+      next = split.after(next, begun);
+      all = begun.end - begun.begin;
+      done = 0;
+    }
+    const WorkPart& of = parts[note];
+    visit.stream = of.stream;
+    visit.head = of.head;
+    visit.query_block = of.query_block;
+    visit.part = note;
+    const AttentionStream& stream = call.streams[of.stream];
+    int at = of.key_block(of.begin + done);
+    visit.listed = stream.first_segment;
+    for (; visit.listed < stream.first_segment + stream.segment_count; ++visit.listed) {
+      const int tiles = (call.segments[visit.listed].rows + kKeys - 1) / kKeys;
+      if (at < tiles) {
+        visit.kind = Visit::kTiles;
+        visit.first = at * kKeys;
+        visit.tiles = min(tiles - at, all - done);
+        done += visit.tiles;
+        part = note;
+        return;
+      }
+      at -= tiles;
+    }
+    visit.kind = Visit::kEmpty;
+    visit.tiles = 0;
+    done = all;
+  }
+};
 
 template <int kDim, bool kNarrow>
 struct Shape {
-  static constexpr int kGroups = kDim == 128 || kNarrow ? 2 : 3;  // consumer warpgroups
+  static constexpr int kGroups = 2;                               // consumer warpgroups
   static constexpr int kStages = kDim == 128 ? 2 : 3;
   static constexpr int kRows = 64 * kGroups;                      // queries per tile
   static constexpr int kThreads = 128 * (kGroups + 1);
 
+  static constexpr int kQueryTiles = 2;                           // the segment's under way, and the next one's
+  static constexpr int kMakers = kNarrow ? 4 : 3;                 // warps of the producer that make queries
+
   // Shared memory, in bytes from its start. Tiles begin at multiples of 1024.
   static constexpr uint32_t kGroupTile = 64 * kDim * 2;           // one warpgroup's queries
+  static constexpr uint32_t kQueryTile = kGroups * kGroupTile;
   static constexpr uint32_t kTile = kKeys * kDim * 2;
-  static constexpr uint32_t kKeyTiles = kGroups * kGroupTile;
+  static constexpr uint32_t kKeyTiles = kQueryTiles * kQueryTile;
   static constexpr uint32_t kValueTiles = kKeyTiles + kStages * kTile;
-  static constexpr uint32_t kBase = kValueTiles + kStages * kTile;  // float [kRows][kDim]: queries
-  static constexpr uint32_t kBarriers = kBase + kRows * kDim * 4;
-  static constexpr uint32_t kBytes = kBarriers + 4 * kStages * 8;
-  static_assert(kBytes <= 232448);
+  static constexpr uint32_t kBase = kValueTiles + kStages * kTile;  // the part's queries before they are turned
+  static constexpr uint32_t kBarriers = kBase + kQueryTile;
+  static constexpr uint32_t kTileNotes = kBarriers + 2 * (2 * kStages + kQueryTiles + kNotedVisits + 1) * 8;
+  static constexpr uint32_t kVisitNotes = kTileNotes + kStages * sizeof(TileNote);
+  static constexpr uint32_t kPartNotes = kVisitNotes + kNotedVisits * sizeof(Visit);
+  static constexpr uint32_t kPlanner = kPartNotes + kNotedParts * sizeof(WorkPart);
+  static constexpr uint32_t kBytes = kPlanner + sizeof(Planner);
+  static_assert(kBytes <= 232448 && kStages + 3 <= kNotedParts && kTileNotes % 16 == 0);
 };
 
 struct Problem {
@@ -42,9 +135,9 @@ struct Problem {
 
 template <int kDim, bool kNarrow>
 struct Registers {
-  // One thread that issues copies needs few, a warpgroup that converts more.
-  static constexpr int kProducer = kNarrow ? 88 : kDim == 64 ? 32 : 24;
-  static constexpr int kConsumer = kNarrow ? 208 : kDim == 64 ? 160 : 240;
+  // As many as each role can do without spills with.
+  static constexpr int kProducer = kDim == 128 && !kNarrow ? 88 : 104;
+  static constexpr int kConsumer = kDim == 128 && !kNarrow ? 208 : 200;
   // What the block starts with is all there is to share out: asking for more would wait for ever.
   using S = Shape<kDim, kNarrow>;
   static_assert(128 * (kProducer + S::kGroups * kConsumer) <= 65536 / S::kThreads / 8 * 8 * S::kThreads);
@@ -58,6 +151,12 @@ struct Barriers {
   __device__ uint32_t key_empty(int stage) const { return key_full(stage) + 8; }
   __device__ uint32_t value_full(int stage) const { return first + (S::kStages + stage) * 16; }
   __device__ uint32_t value_empty(int stage) const { return value_full(stage) + 8; }
+  __device__ uint32_t query_full(int tile) const { return first + (2 * S::kStages + tile) * 16; }
+  __device__ uint32_t query_empty(int tile) const { return query_full(tile) + 8; }
+  __device__ uint32_t visit_full(int note) const { return first + (2 * S::kStages + S::kQueryTiles + note) * 16; }
+  __device__ uint32_t visit_empty(int note) const { return visit_full(note) + 8; }
+  // By the consumers: the thread block's first queries, and their base.
+  __device__ uint32_t first_made() const { return first + (2 * S::kStages + S::kQueryTiles + kNotedVisits) * 16; }
 };
 
 // Place in the ring of stages, and the parity of its phase.
@@ -71,6 +170,16 @@ struct Ring {
       parity ^= 1;
     }
   }
+};
+
+// The notes in shared memory.
+template <typename S>
+struct Notes {
+  unsigned char* memory;
+  __device__ __forceinline__ TileNote* tiles() const { return reinterpret_cast<TileNote*>(memory + S::kTileNotes); }
+  __device__ __forceinline__ Visit* visits() const { return reinterpret_cast<Visit*>(memory + S::kVisitNotes); }
+  __device__ __forceinline__ WorkPart* parts() const { return reinterpret_cast<WorkPart*>(memory + S::kPartNotes); }
+  __device__ __forceinline__ Planner& planner() const { return *reinterpret_cast<Planner*>(memory + S::kPlanner); }
 };
 
 }  // namespace streamchar::cuda::hopper_attention

@@ -46,26 +46,4 @@ struct KeyWalk {
   };
 };
 
-// The same, which looks at the list of segments only where one ends, for one more register.
-template <int kKeys>
-struct SwiftWalk : KeyWalk<kKeys> {
-  int left = 0;  // keys of the segment from this tile on
-
-  __device__ __forceinline__ SwiftWalk(const SegmentAttention& call, const WorkPart& part)
-      : KeyWalk<kKeys>(call, part) {
-    if (this->tiles) left = this->segment().rows - this->at.first;
-  }
-
-  __device__ __forceinline__ void advance() {
-    if (left > kKeys) {
-      this->at.first += kKeys;
-      left -= kKeys;
-      this->at.keys = min(left, kKeys);
-    } else {
-      KeyWalk<kKeys>::advance();
-      left = this->segment().rows;
-    }
-  }
-};
-
 }  // namespace streamchar::cuda

@@ -63,6 +63,12 @@ __device__ __forceinline__ uint32_t pack_f16(float low, float high) {
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
+// And back.
+__device__ __forceinline__ void unpack_f16(uint32_t bits, float& low, float& high) {
+  asm("{\n .reg .f16 l, h;\n mov.b32 {l, h}, %2;\n cvt.f32.f16 %0, l;\n cvt.f32.f16 %1, h;\n}"
+      : "=f"(low), "=f"(high)
+      : "r"(bits));
+}
 template <bool kHalf>
 __device__ __forceinline__ uint32_t pack(float low, float high) {
   return kHalf ? pack_f16(low, high) : pack_bf16(low, high);

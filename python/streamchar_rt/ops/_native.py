@@ -125,6 +125,11 @@ def _device_rows(x: Tensor) -> Tensor:
     return x if aligned else x.contiguous()
 
 
+def _device_table(x: Tensor | None) -> Tensor | None:
+    """A contiguous table of float32 that 16-byte loads can read."""
+    return x if x is None or x.data_ptr() % 16 == 0 else x.clone()
+
+
 def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
@@ -302,19 +307,20 @@ def cuda_attention_streams(
     listed, calls, results = [], [], []
     for stream in streams:
         q, moved = _device_rows(stream.q), None if stream.moved is None else _device_rows(stream.moved)
-        weight = None if stream.weight is None else weight_rows(stream.weight)
+        weight = None if stream.weight is None else _device_table(weight_rows(stream.weight))
+        table = None if stream.weight is None else _device_table(stream.rope.table)
         out = torch.empty_like(q, memory_format=torch.contiguous_format) if stream.out is None else stream.out
         lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=device) if stream.lse is None else stream.lse
-        kept += [q, moved, weight]
+        kept += [q, moved, weight, table]
         calls.append((
             q.shape[0], q.shape[1], strided(q), (0, 0, 0) if moved is None else strided(moved), _address(weight),
-            list(stream.bounds), stream.eps, 0 if stream.weight is None else stream.rope.table.data_ptr(),
+            list(stream.bounds), stream.eps, _address(table),
             len(listed), len(stream.segments), out.data_ptr(), lse.data_ptr(),
         ))
         for s in stream.segments:
             key, value = _device_rows(s.key), _device_rows(s.value)
             still = not s.distance or (s.moved and moved is not None)
-            shift = None if still else stream.rope.shift(s.distance, torch.float32, device)
+            shift = None if still else _device_table(stream.rope.shift(s.distance, torch.float32, device))
             ranges = s.ranges or (None, None)
             kept += [key, value, shift]
             listed.append((strided(key), strided(value), key.shape[0], s.moved, _address(shift),

@@ -52,6 +52,8 @@ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, 
 inline void publish_shared() {}
 
 inline void group_sync(int id) { emulated::machine().meet(id, 128); }
+inline void pair_sync(int id) { emulated::machine().meet(id, 256); }
+inline void pair_arrive(int id) { emulated::machine().arrive(id, 256); }
 template <int kRegisters>
 void give_registers() {}
 template <int kRegisters>
@@ -69,8 +71,8 @@ void multiply_wait() {
   finish_groups(open_products(), kOpen);
   emulated::machine().meet_warp();  // a warp waits as one
 }
-template <int kCount>
-void pin(float (&)[kCount]) {}
+template <typename T, int kCount>
+void pin(T (&)[kCount]) {}
 
 struct Descriptor {
   uint32_t start, leading, stride;
@@ -102,12 +104,13 @@ void multiply_rows(float (&sums)[64], uint64_t a, uint64_t b, int add) {
 }
 
 template <bool kHalf, int kCount>
-void multiply_columns(float (&sums)[kCount], const uint32_t (&a)[4], uint64_t b) {
+void multiply_columns(float (&sums)[kCount], const uint32_t (&a)[4], uint64_t b, int add) {
   emulated::Machine& m = emulated::machine();
   const WarpRows rows(m.posted({{a[0], a[1], a[2], a[3]}}), m.lane(), kHalf);
   const int thread = m.current % 128;
-  open_products().back().push_back([&sums, thread, rows, y = Descriptor(b)] {
+  open_products().back().push_back([&sums, thread, rows, y = Descriptor(b), add] {
     for (int i = 0; i < kCount; ++i) {
+      if (!add) sums[i] = 0.0f;
       const int column = i / 4 * 8 + thread % 4 * 2 + i % 2;
       for (int k = 0; k < 16; ++k) sums[i] += rows.a[i / 2 % 2][k] * y.column_element(k, column, kHalf);
     }

@@ -92,6 +92,10 @@ inline uint32_t pack_bf16(float low, float high) {
   return round(low) | round(high) << 16;
 }
 inline uint32_t pack_f16(float low, float high) { return emulated::to_half(low) | emulated::to_half(high) << 16; }
+inline void unpack_f16(uint32_t bits, float& low, float& high) {
+  low = emulated::element(bits, 0, true);
+  high = emulated::element(bits, 1, true);
+}
 template <bool kHalf>
 uint32_t pack(float low, float high) { return kHalf ? pack_f16(low, high) : pack_bf16(low, high); }
 
