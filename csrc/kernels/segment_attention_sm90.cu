@@ -64,9 +64,9 @@ __global__ void __launch_bounds__(Shape<kDim, kNarrow>::kThreads, 1)
     }
     for (int note = 0; note < kNotedVisits; ++note) {
       barrier_init(barriers.visit_full(note), 1);
-      barrier_init(barriers.visit_empty(note), S::kMakers);
+      barrier_init(barriers.visit_empty(note), 32 * S::kMakers);
     }
-    barrier_init(barriers.first_made(), kReaders);
+    barrier_init(barriers.first_made(), 128 * S::kGroups);
     barrier_init_done();
   }
   __syncthreads();

@@ -20,7 +20,7 @@ struct Visit {
   enum Kind { kEmpty, kTiles, kEnd };  // a part without a key; as usual; nothing is left
 
   Kind kind;
-  bool opens;        // the part
+  int opens;         // the part
   int stream;        // of the part, as are the next two
   int head;
   int query_block;
@@ -34,12 +34,32 @@ struct Visit {
 struct TileNote {
   enum Flags { kNewQueries = 1, kNewPart = 2, kEnd = 4 };  // kEnd: there is no such tile, and none after it
 
-  int flags;
-  int keys;
-  int part;          // the part's note
+  uint32_t word;
   float value_unit;  // what narrow values are multiples of
+
+  __device__ __forceinline__ static TileNote of(int flags, int keys, int part, float value_unit) {
+    return {static_cast<uint32_t>(flags | keys << 4 | part << 16), value_unit};
+  }
+  __device__ __forceinline__ bool is(Flags flag) const { return word & flag; }
+  __device__ __forceinline__ int keys() const { return static_cast<int>(word >> 4 & 0xFFF); }
+  __device__ __forceinline__ int part() const { return static_cast<int>(word >> 16); }  // its note
 };
-static_assert(sizeof(TileNote) == 16);
+
+// A note in shared memory, as the warp's first lane reads it, which is the one that says when it may be overwritten. So
+// ptxas also knows that branches on it do not diverge.
+template <typename Note>
+__device__ __forceinline__ Note told(const Note& note, int lane) {
+  constexpr int kWords = sizeof(Note) / 4;
+  union {
+    Note note;
+    uint32_t words[kWords];
+  } copy;
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) {
+    copy.words[i] = __shfl_sync(~0u, lane == 0 ? reinterpret_cast<const uint32_t*>(&note)[i] : 0u, 0);
+  }
+  return copy.note;
+}
 
 // How many notes are kept. Results of a part are written at the first tile of the next one, when the producer may be as
 // many parts ahead as there are stages, and have planned one more.
@@ -107,7 +127,7 @@ struct Shape {
   static constexpr int kRows = 64 * kGroups;                      // queries per tile
   static constexpr int kThreads = 128 * (kGroups + 1);
 
-  static constexpr int kQueryTiles = 2;                           // the segment's under way, and the next one's
+  static constexpr int kQueryTiles = 2;                           // the visit's under way, and the next one's
   static constexpr int kMakers = kNarrow ? 4 : 3;                 // warps of the producer that make queries
 
   // Shared memory, in bytes from its start. Tiles begin at multiples of 1024.
@@ -155,11 +175,11 @@ struct Barriers {
   __device__ uint32_t query_empty(int tile) const { return query_full(tile) + 8; }
   __device__ uint32_t visit_full(int note) const { return first + (2 * S::kStages + S::kQueryTiles + note) * 16; }
   __device__ uint32_t visit_empty(int note) const { return visit_full(note) + 8; }
-  // By the consumers: the thread block's first queries, and their base.
+  // By every thread of the consumers: the thread block's first queries, and their base.
   __device__ uint32_t first_made() const { return first + (2 * S::kStages + S::kQueryTiles + kNotedVisits) * 16; }
 };
 
-// Place in the ring of stages, and the parity of its phase.
+// Place in a ring of stages, and the parity of its phase.
 template <int kStages>
 struct Ring {
   int stage = 0;
@@ -170,6 +190,13 @@ struct Ring {
       parity ^= 1;
     }
   }
+};
+
+// Where a tile of queries is made ahead, or met: tile 0 is the consumers' own first, so tile 1 comes first here.
+struct QueryRing : Ring<2> {
+  __device__ __forceinline__ int tile() const { return stage ^ 1; }
+  // Of the phase in which it was met before, for makers. A barrier that has not been used yet lets parity 1 pass.
+  __device__ __forceinline__ uint32_t emptied() const { return parity ^ (stage == 0); }
 };
 
 // The notes in shared memory.

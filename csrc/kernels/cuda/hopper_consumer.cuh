@@ -10,7 +10,8 @@ namespace streamchar::cuda::hopper_attention {
 // tile of a part has its maximum looked for. A later one's weights are taken as they are while a thread's sum of them stays
 // below 2^24, which is nearly always; else its warp multiplies and weighs it once more, and the maximum follows where a
 // row grows by more than 2^8. float16 holds less, so narrow tiles have their maximum looked for every time.
-inline constexpr float kMostWeight = 16777216.0f;
+template <bool kNarrow>
+inline constexpr float kMostWeight = kNarrow ? 8192.0f : 16777216.0f;
 inline constexpr float kLazyGrowth = 8.0f;
 
 // One consumer warpgroup's state: 64 rows, of which a thread has two, and their running softmax.
@@ -25,7 +26,7 @@ struct Consumer {
   int group;              // 0 to kGroups - 1
   int thread;             // 0 to 127
   float scale;            // of logits, to base 2
-  Ring<S::kQueryTiles> query;
+  QueryRing ahead;        // the next queries' tile
   Ring<S::kStages> key;
   Ring<S::kStages> value;
 
@@ -63,15 +64,15 @@ struct Consumer {
     rows.template make<kTogether>(memory, 16 * warp(), 16 * warp() + 16, memory + S::kBase);
     publish_shared();
     group_sync(1 + group);
-    release(barriers().first_made());
+    barrier_arrive(barriers().first_made());
     return true;
   }
 
   // On to the queries of another segment; all products with those before are done.
   __device__ __forceinline__ void next_queries() {
-    release(barriers().query_empty(query.stage));
-    query.advance();
-    barrier_wait(barriers().query_full(query.stage), query.parity);
+    release(barriers().query_empty(ahead.tile() ^ 1));
+    barrier_wait(barriers().query_full(ahead.tile()), ahead.parity);
+    ahead.advance();
   }
 
   // The warpgroups start their products by turns, so that one's softmax runs while the other multiplies. Left alone they
@@ -83,12 +84,14 @@ struct Consumer {
   // The tile of keys that comes next.
   __device__ __forceinline__ TileNote await_keys() const {
     barrier_wait(barriers().key_full(key.stage), key.parity);
-    TileNote note = Notes<S>{memory}.tiles()[key.stage];
-    note.flags = __shfl_sync(~0u, note.flags, 0);  // so that ptxas knows that branches on it do not diverge
-    return note;
+    return told(Notes<S>{memory}.tiles()[key.stage], lane());
+  }
+  // Of the queries that are met.
+  __device__ __forceinline__ uint32_t queries() const {
+    return shared + (ahead.tile() ^ 1) * S::kQueryTile + group * S::kGroupTile;
   }
   __device__ __forceinline__ void start_logits() {
-    const uint64_t queries = hopper::row_operand(shared + query.stage * S::kQueryTile + group * S::kGroupTile);
+    const uint64_t queries = hopper::row_operand(this->queries());
     const uint64_t keys = hopper::row_operand(shared + S::kKeyTiles + key.stage * S::kTile);
     pin(logits);
     multiply_begin();
@@ -102,14 +105,13 @@ struct Consumer {
 
   // The tile's logits once more, by this warp alone. As wgmma, mma.sync leaves a thread two channels of every eight.
   __device__ __forceinline__ void repeat_logits() {
-    const uint32_t queries = shared + query.stage * S::kQueryTile + group * S::kGroupTile;
     const uint32_t keys = shared + S::kKeyTiles + key.stage * S::kTile;
 #pragma unroll
     for (int i = 0; i < kLogits; ++i) logits[i] = 0.0f;
 #pragma unroll 1
     for (int k = 0; k < kDim / 16; ++k) {
       uint32_t a[4];
-      load_matrices(a, queries + hopper::tile_offset(64, thread / 32 * 16 + (lane() & 15), k * 16 + (lane() >> 4) * 8));
+      load_matrices(a, queries() + hopper::tile_offset(64, thread / 32 * 16 + (lane() & 15), k * 16 + (lane() >> 4) * 8));
 #pragma unroll
       for (int n = 0; n < kKeys / 16; ++n) {
         uint32_t b[4];
@@ -175,7 +177,7 @@ struct Consumer {
         }
       }
     }
-    if (__any_sync(~0u, !(sum[0] + sum[1] <= kMostWeight))) return false;
+    if (__any_sync(~0u, !(sum[0] + sum[1] <= kMostWeight<kNarrow>))) return false;
     rows.state.denominator[0] += sum[0];
     rows.state.denominator[1] += sum[1];
     return true;
@@ -232,7 +234,7 @@ struct Consumer {
   __device__ __forceinline__ void attend() {
     if (!make_first_queries()) return;
     TileNote note = await_keys();
-    int part = note.part;
+    int part = note.part();
     bool add = false;   // the values to be summed next to the sums; else they begin them
     unit = note.value_unit;
     rows.clear();
@@ -242,13 +244,13 @@ struct Consumer {
     pass_turn();
     multiply_wait<0>();
     pin(logits);
-    softmax(note.keys);
+    softmax(note.keys());
     release_keys();
     pack_weights();
 #pragma unroll 1
-    while (!((note = await_keys()).flags & TileNote::kEnd)) {
-      if (note.flags & TileNote::kNewQueries) next_queries();
-      const bool same = !(note.flags & TileNote::kNewPart);
+    while (!(note = await_keys()).is(TileNote::kEnd)) {
+      if (note.is(TileNote::kNewQueries)) next_queries();
+      const bool same = !note.is(TileNote::kNewPart);
       take_turn();
       start_logits();
       start_values(add);
@@ -258,13 +260,13 @@ struct Consumer {
       pin(logits);
       const RowState ended = rows.state;
       bool weighed = false;
-      if (!kNarrow && same) {
-        weighed = weigh(note.keys);
+      if (same) {
+        weighed = weigh(note.keys());
         if (!weighed) repeat_logits();
       }
       if (!weighed) {
         if (!same) rows.state = RowState::none();
-        softmax(note.keys);
+        softmax(note.keys());
         keep_apart();
       }
       release_keys();
@@ -275,12 +277,12 @@ struct Consumer {
         rows.state = ended;
         finish(part);
         rows.state = begun;
-        part = note.part;
-      } else if (!weighed) {
+        part = note.part();
+      } else if (kNarrow || !weighed) {
         if constexpr (kNarrow) {
           const float ratio = unit / note.value_unit;
-          factor[0] *= ratio;
-          factor[1] *= ratio;
+          factor[0] = weighed ? ratio : factor[0] * ratio;
+          factor[1] = weighed ? ratio : factor[1] * ratio;
         }
         rescale();
       }
@@ -294,7 +296,7 @@ struct Consumer {
 
   // The results of the part with note `index`.
   __device__ __forceinline__ void finish(int index) {
-    const WorkPart& part = Notes<S>{memory}.parts()[index];
+    const WorkPart part = told(Notes<S>{memory}.parts()[index], lane());
     rows.finish(kNarrow ? unit : 1.0f);
     if (part.split()) {
       constexpr PartialLayout kLayout{S::kGroups * 4, kDim};

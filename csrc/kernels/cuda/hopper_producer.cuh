@@ -38,10 +38,10 @@ struct Scribe {
   }
   // Tile `index` of a visit, which begins with key `first`, before it is announced in the stage.
   __device__ __forceinline__ void tile(int stage, const Visit& of, int index, int first, float value_unit) const {
-    notes.tiles()[stage] = {index ? 0 : of.opens * TileNote::kNewPart + TileNote::kNewQueries,
-                            min(problem.call.segments[of.listed].rows - first, kKeys), of.part, value_unit};
+    notes.tiles()[stage] = TileNote::of(index ? 0 : of.opens * TileNote::kNewPart + TileNote::kNewQueries,
+                                        min(problem.call.segments[of.listed].rows - first, kKeys), of.part, value_unit);
   }
-  __device__ __forceinline__ void end(int stage) const { notes.tiles()[stage] = {TileNote::kEnd, 0, 0, 0.0f}; }
+  __device__ __forceinline__ void end(int stage) const { notes.tiles()[stage] = TileNote::of(TileNote::kEnd, 0, 0, 0.0f); }
 };
 
 // Fetches bfloat16 tiles; one thread.
@@ -91,8 +91,7 @@ __device__ __forceinline__ void make_all_queries(const Problem& problem, unsigne
     const Visit& visit = Notes<S>{memory}.visits()[at.stage];
     if (visit.kind == Visit::kEnd) break;
     queries.meet(visit);
-    __syncwarp();
-    if (queries.lane == 0) barrier_arrive(barriers.visit_empty(at.stage));
+    barrier_arrive(barriers.visit_empty(at.stage));
   }
 }
 
@@ -162,29 +161,27 @@ __device__ __forceinline__ void convert_all(const Problem& problem, unsigned cha
     __syncwarp();
     queries.meet(visit);
     const Segment& segment = problem.call.segments[visit.listed];
-    const int head = visit.head;
     NarrowTile<kDim> tile;
-    if (visit.tiles > 0) tile.load(segment.key, segment.rows, visit.first, head);
+    if (visit.tiles > 0) tile.load(segment.key, segment.rows, visit.first, visit.head);
 #pragma unroll 1
     for (int i = 0; i < visit.tiles; ++i) {
       const int first = visit.first + i * kKeys;
       barrier_wait(barriers.key_empty(key.stage), key.parity ^ 1);
       if (scribes) {
-        const float unit = from_storage_factor(problem.call.storage, segment.value_range[head]);
+        const float unit = from_storage_factor(problem.call.storage, segment.value_range[visit.head]);
         scribe.tile(key.stage, visit, i, first, unit);
       }
       tile.template store<kFloat8>(memory + S::kKeyTiles + key.stage * S::kTile);
       filled(barriers.key_full(key.stage));
-      tile.load(segment.value, segment.rows, first, head);
+      tile.load(segment.value, segment.rows, first, visit.head);
       barrier_wait(barriers.value_empty(value.stage), value.parity ^ 1);
       tile.template store<kFloat8>(memory + S::kValueTiles + value.stage * S::kTile);
       filled(barriers.value_full(value.stage));
       key.advance();
       value.advance();
-      if (i + 1 < visit.tiles) tile.load(segment.key, segment.rows, first + kKeys, head);
+      if (i + 1 < visit.tiles) tile.load(segment.key, segment.rows, first + kKeys, visit.head);
     }
-    __syncwarp();
-    if (queries.lane == 0) barrier_arrive(barriers.visit_empty(at.stage));
+    barrier_arrive(barriers.visit_empty(at.stage));
   }
   barrier_wait(barriers.key_empty(key.stage), key.parity ^ 1);
   if (scribes) scribe.end(key.stage);

@@ -80,13 +80,13 @@ struct QueryRows {
     return row / 64 * Shape<kDim, kNarrow>::kGroupTile + hopper::tile_offset(64, row % 64, column());
   }
   template <bool kHalf>
-  __device__ __forceinline__ void store(unsigned char* tile, int row, const Pair (&x)[4]) const {
-    *reinterpret_cast<uint4*>(tile + offset(row)) = make_uint4(pack<kHalf>(x[0].x, x[0].y), pack<kHalf>(x[1].x, x[1].y),
-                                                               pack<kHalf>(x[2].x, x[2].y), pack<kHalf>(x[3].x, x[3].y));
+  __device__ __forceinline__ static void store(unsigned char* to, const Pair (&x)[4]) {
+    *reinterpret_cast<uint4*>(to) = make_uint4(pack<kHalf>(x[0].x, x[0].y), pack<kHalf>(x[1].x, x[1].y),
+                                               pack<kHalf>(x[2].x, x[2].y), pack<kHalf>(x[3].x, x[3].y));
   }
 
-  // Rows `first` to `last` from the stream's queries: kTogether passes are under way at once, and the number of rows is
-  // a multiple of theirs. What normalised ones are before the segment turns them is kept in `base`.
+  // Rows `first` to `last` from the stream's queries: kTogether passes are under way at once, and both are multiples of
+  // their rows. What normalised ones are before the segment turns them is kept in `base`.
   template <int kTogether>
   __device__ __forceinline__ void make(unsigned char* tile, int first, int last, unsigned char* base) const {
     constexpr int kStep = kTogether * kPass;
@@ -94,8 +94,6 @@ struct QueryRows {
     const auto* const rows = static_cast<const uint16_t*>(from.data) + head * from.head_stride + column();
     const float* const rope = this->rope();
     const float* const weights = this->weights();
-    float4 turn[2];
-    load_turn(turn);
     // Group by group of tokens that share weights: nearly always there is one.
     int group = 0;
     if (weights) {
@@ -108,7 +106,7 @@ struct QueryRows {
       float4 weight[2];
       load_eight(weight, weights ? weights + group * kDim : nullptr, make_float4(1.0f, 1.0f, 1.0f, 1.0f));
 #pragma unroll 1
-      for (int at = first + (r - first) / kStep * kStep; at < end; at += kStep) {
+      for (int at = r / kStep * kStep; at < end; at += kStep) {
         QueryPiece piece[kTogether];
 #pragma unroll
         for (int j = 0; j < kTogether; ++j) {
@@ -133,6 +131,8 @@ struct QueryRows {
 #pragma unroll
           for (int j = 0; j < kTogether; ++j) inverse[j] = rsqrtf(inverse[j] / kDim + stream.norm.eps);
         }
+        float4 turn[2];
+        load_turn(turn);
 #pragma unroll
         for (int j = 0; j < kTogether; ++j) {
           const int row = at + j * kPass + place();
@@ -146,9 +146,10 @@ struct QueryRows {
           }
           turn_pairs(x, piece[j].rope);
           if (row < r || row >= end) continue;
-          if (weights) store<true>(base, row, x);
+          const uint32_t place_in_tile = offset(row);
+          if (weights) store<true>(base + place_in_tile, x);
           turn_pairs(x, turn);
-          store<kNarrow>(tile, row, x);
+          store<kNarrow>(tile + place_in_tile, x);
         }
       }
       r = end;
@@ -192,7 +193,7 @@ struct QueryRows {
 #pragma unroll
         for (int i = 0; i < 4; ++i) unpack_f16(words[i], x[i].x, x[i].y);
         turn_pairs(x, turn);
-        store<kNarrow>(tile, at + j * kPass, x);
+        store<kNarrow>(tile + offset(at + j * kPass), x);
       }
     }
   }
@@ -210,9 +211,10 @@ struct QueryMaker {
   uint32_t shared;
   int warp;                // 0 to kMakers - 1
   int lane;
-  Ring<S::kQueryTiles> tile;
-  bool first = true;       // the consumers make the first queries themselves: nobody has had time for it before
-  bool has_base = false;   // the part under way
+  QueryRing ahead;
+  // The consumers make the first queries themselves: nobody has had time for it before. Then: whether the part under way
+  // has a base.
+  enum { kFirst, kNoBase, kBase } state = kFirst;
 
   __device__ __forceinline__ void meet(const Visit& visit) {
     const AttentionStream& stream = problem.call.streams[visit.stream];
@@ -222,31 +224,31 @@ struct QueryMaker {
     float unit = 1.0f;
     if constexpr (kNarrow) unit = from_storage_factor(problem.call.storage, segment.key_range[visit.head]);
     const QueryRows<kDim, kNarrow> rows{stream, visit.head, visit.query_block * S::kRows, segment, unit, lane};
-    if (visit.opens) has_base = false;
-    if (first) {
+    if (state == kFirst) {
       barrier_wait(barriers.first_made(), 0);
-    } else {
-      constexpr int kMade = kNarrow ? 1 : 2, kTurned = kNarrow ? 2 : 4;   // passes that registers have room for
-      constexpr int kStep = kTurned * QueryRows<kDim, kNarrow>::kPass;
-      static_assert(S::kRows % kStep == 0);
-      const int begin = S::kRows / kStep * warp / S::kMakers * kStep;
-      const int end = S::kRows / kStep * (warp + 1) / S::kMakers * kStep;
-      unsigned char* const to = memory + tile.stage * S::kQueryTile;
-      barrier_wait(barriers.query_empty(tile.stage), tile.parity ^ 1);
-      if (rows.weights() && has_base) {
-        rows.template turn<kTurned>(to, begin, end, memory + S::kBase);
-      } else if (rows.ready()) {
-        rows.template copy<kTurned>(to, begin, end);
-      } else {
-        rows.template make<kMade>(to, begin, end, memory + S::kBase);
-      }
-      publish_shared();
-      __syncwarp();
+      state = rows.weights() ? kBase : kNoBase;
+      return;
     }
-    has_base |= rows.weights() != nullptr;
-    first = false;
-    if (lane == 0) barrier_arrive(barriers.query_full(tile.stage));
-    tile.advance();
+    if (visit.opens) state = kNoBase;
+    constexpr int kMade = kNarrow ? 1 : 2, kTurned = kNarrow ? 2 : 4;   // passes that registers have room for
+    constexpr int kStep = kTurned * QueryRows<kDim, kNarrow>::kPass;
+    static_assert(S::kRows % kStep == 0);
+    barrier_wait(barriers.query_empty(ahead.tile()), ahead.emptied());
+    const int begin = S::kRows / kStep * warp / S::kMakers * kStep;
+    const int end = S::kRows / kStep * (warp + 1) / S::kMakers * kStep;
+    unsigned char* const to = memory + ahead.tile() * S::kQueryTile;
+    if (rows.weights() && state == kBase) {
+      rows.template turn<kTurned>(to, begin, end, memory + S::kBase);
+    } else if (rows.ready()) {
+      rows.template copy<kTurned>(to, begin, end);
+    } else {
+      rows.template make<kMade>(to, begin, end, memory + S::kBase);
+      if (rows.weights()) state = kBase;
+    }
+    publish_shared();
+    __syncwarp();
+    if (lane == 0) barrier_arrive(barriers.query_full(ahead.tile()));
+    ahead.advance();
   }
 
  private:
