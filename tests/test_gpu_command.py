@@ -108,8 +108,8 @@ def listing(head_dim, narrow, logits=None, copies=None, extra=()):
     opcodes += ["UTMALDG.3D"] * copies + ["USETMAXREG.DEALLOC.CTAPOOL", "USETMAXREG.TRY_ALLOC.CTAPOOL"]
     opcodes += ["F2FP.F16.E4M3.UNPACK_B"] * narrow + ["FENCE.VIEW.ASYNC.S"] + ["ATOMG.E.ADD.STRONG.GPU"] * 2
     opcodes += ["STG.E.128.STRONG.GPU", "LDG.E.128.STRONG.GPU"] + ["WARPGROUP.DEPBAR.LE"] * 3 + list(extra)
-    opcodes += ["HMMA.16816.F32.BF16"] * (0 if narrow else 16)
-    opcodes += ["WARPGROUP.DEPBAR.LE gsb0, 0x1 ;"] + ["MUFU.EX2"] * (64 if narrow else 128)
+    opcodes += [f"HMMA.16816.{kind}"] * 16
+    opcodes += ["WARPGROUP.DEPBAR.LE gsb0, 0x1 ;"] + ["MUFU.EX2"] * 128
     body = "\n".join(f"        /*{16 * i:04x}*/      @!P0 {op} R24, gdesc[UR4] ;" for i, op in enumerate(opcodes))
     return LISTING.format(name=f"_Z24segment_attention_kernelILi{head_dim}ELb{int(narrow)}EEv", body=body)
 

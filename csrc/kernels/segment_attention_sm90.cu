@@ -129,7 +129,7 @@ int launch(const SegmentAttention& call, int processors, cudaStream_t stream) {
   StreamWork work[kMaxStreams];
   for (int i = 0; i < call.stream_count; ++i) {
     const AttentionStream& of = call.streams[i];
-    work[i] = Walk::work(call, i, S::kRows);
+    work[i] = KeyWalk<kKeys>::work(call, i, S::kRows);
     for (int s = of.first_segment; s < of.first_segment + of.segment_count && !kNarrow; ++s) {
       const Segment& segment = call.segments[s];
       if (segment.rows > 0 && (!make_map(problem.keys[s], segment.key, segment.rows, of.heads, kDim) ||

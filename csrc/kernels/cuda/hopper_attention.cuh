@@ -13,8 +13,6 @@ using hopper::kBlockRowBytes;
 
 inline constexpr int kKeys = 128;  // per tile
 
-using Walk = KeyWalk<kKeys>;
-
 // Tiles of keys of one segment that one part of the work meets in a row, with the same queries.
 struct Visit {
   enum Kind { kEmpty, kTiles, kEnd };  // a part without a key; as usual; nothing is left

@@ -77,7 +77,7 @@ struct Consumer {
 
   // The warpgroups start their products by turns, so that one's softmax runs while the other multiplies. Left alone they
   // stay in step where they started so.
-  static constexpr int kTurn = 5;   // the first of two named barriers
+  static constexpr int kTurn = 3;   // the first of two named barriers, after those of the warpgroups
   __device__ __forceinline__ void take_turn() const { pair_sync(kTurn + group); }
   __device__ __forceinline__ void pass_turn() const { pair_arrive(kTurn + 1 - group); }
 

@@ -1,4 +1,4 @@
-// The tiles of keys that a part of the work (work_split.h) has, as each role of a kernel walks over them.
+// The tiles of keys that a part of the work (work_split.h) has.
 #pragma once
 
 #include "kernels/cuda_calls.h"

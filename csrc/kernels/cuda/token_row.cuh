@@ -61,45 +61,18 @@ __device__ __forceinline__ void turn_row(Pair (&x)[kPairs], const float* table, 
   for (int i = 0; i < kPairs; ++i) x[i] = rotate_pair(x[i], pair_at(table, lane + 32 * i));
 }
 
-// A stream's query, and what makes it ready. All is read at once, so that several can be under way together.
-template <int kDim>
-struct QueryRow {
-  static constexpr int kPairs = kDim / 64;
-  uint32_t bits[kPairs];
-  Pair weight[kPairs], turn[kPairs];
-
-  __device__ __forceinline__ void load(const AttentionStream& stream, int token, int head, int lane) {
-    const uint32_t* row = head_row(stream.q, token, head);
-    const float* weights = stream.norm.weight ? token_weight(stream.norm, stream.norm.weight, token, kDim) : nullptr;
-    const float* table = stream.rope ? stream.rope + int64_t{token} * kDim : nullptr;
-#pragma unroll
-    for (int i = 0; i < kPairs; ++i) {
-      bits[i] = row[lane + 32 * i];
-      weight[i] = weights ? pair_at(weights, lane + 32 * i) : Pair{1.0f, 1.0f};
-      turn[i] = table ? pair_at(table, lane + 32 * i) : Pair{1.0f, 0.0f};
-    }
-  }
-
-  // Normalised and turned by the rope, as far as it does not come so.
-  __device__ __forceinline__ void ready(const AttentionStream& stream, Pair (&x)[kPairs]) const {
-#pragma unroll
-    for (int i = 0; i < kPairs; ++i) x[i] = unpack_bf16(bits[i]);
-    if (stream.norm.weight) {
-      const float inverse = rsqrtf(warp_sum(lane_squares(x)) / kDim + stream.norm.eps);
-#pragma unroll
-      for (int i = 0; i < kPairs; ++i) x[i] = {x[i].x * inverse * weight[i].x, x[i].y * inverse * weight[i].y};
-    }
-#pragma unroll
-    for (int i = 0; i < kPairs; ++i) x[i] = rotate_pair(x[i], turn[i]);
-  }
-};
-
+// A stream's query, normalised and turned by the rope, as far as it does not come so.
 template <int kDim>
 __device__ __forceinline__ void base_row(const AttentionStream& stream, int token, int head, int lane,
                                          Pair (&x)[kDim / 64]) {
-  QueryRow<kDim> row;
-  row.load(stream, token, head, lane);
-  row.ready(stream, x);
+  const uint32_t* row = head_row(stream.q, token, head);
+#pragma unroll
+  for (int i = 0; i < kDim / 64; ++i) x[i] = unpack_bf16(row[lane + 32 * i]);
+  if (stream.norm.weight) {
+    scale_row(x, rsqrtf(warp_sum(lane_squares(x)) / kDim + stream.norm.eps),
+              token_weight(stream.norm, stream.norm.weight, token, kDim), lane);
+  }
+  if (stream.rope) turn_row(x, stream.rope + int64_t{token} * kDim, lane);
 }
 
 }  // namespace streamchar::cuda
