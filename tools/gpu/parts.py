@@ -35,7 +35,7 @@ PARTS: tuple[Part, ...] = (
     Part("sanitize", "the ops on small shapes under compute-sanitizer", 45, _module("sanitize", 40)),
     Part("ceilings", "the machine's copy bandwidth and matrix rate", 20, _module("ceilings")),
     Part("bench", "every op against torch's ways to do the same", 90, _module("bench", 85)),
-    Part("chain", "whole chunks of mini and full as CUDA graphs; what the engine does on cuda", 230, _module("chain", 225)),
+    Part("chain", "whole chunks of mini and full as CUDA graphs; what the engine does on cuda", 230, _module("chain", 215)),
 )
 
 
