@@ -1,8 +1,8 @@
 """The GPU kernels' own sources, run on the CPU by an emulation of a GPU's threads, instructions and memories.
 
 It shows that their arithmetic, layouts and division of work are right as the PTX ISA has it, in random orders of threads
-and blocks. It finds missing barriers, but not every race: a stage that is released too early goes unseen. It knows
-nothing of speed, of caches, or of what a real GPU does beyond the book.
+and blocks. It finds missing barriers, and phases of barriers that nobody waits for, but not every race: a stage that is
+released too early goes unseen. It knows nothing of speed, of caches, or of what a real GPU does beyond the book.
 """
 from __future__ import annotations
 

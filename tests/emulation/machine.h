@@ -44,11 +44,15 @@ struct Barrier {  // an mbarrier
   int count = 0, pending = 0;
   int64_t bytes = 0;
   uint32_t parity = 0;
-  void settle() {
-    if (pending == 0 && bytes == 0) {
-      pending = count;
-      parity ^= 1;
-    }
+  bool missed = false;  // the phase that ended last, by everybody so far
+  // False if the phase before the one that ends now went by with nobody waiting for it.
+  bool settle() {
+    if (pending || bytes) return true;
+    const bool sound = !missed;
+    pending = count;
+    parity ^= 1;
+    missed = true;
+    return sound;
   }
 };
 
@@ -73,6 +77,7 @@ struct Machine {
   std::map<int, Meeting> meetings;
   Post posts[2][1024];
   uint64_t progress = 0;  // something has happened that others may wait for
+  const char* fault = nullptr;
 
   int lane() const { return current % 32; }
   int warp() const { return current / 32; }
@@ -155,6 +160,7 @@ inline void run_block(unsigned block, int threads) {
   }
   m.barriers.clear();
   m.meetings.clear();
+  m.fault = nullptr;
   if (m.threads.size() < static_cast<size_t>(threads)) m.threads.resize(static_cast<size_t>(threads));
   for (int i = 0; i < threads; ++i) {
     Thread& t = m.threads[i];
@@ -177,6 +183,7 @@ inline void run_block(unsigned block, int threads) {
     for (int i = 0; i < left;) {
       m.current = order[i];
       swapcontext(&m.scheduler, &m.threads[m.current].context);
+      if (m.fault) throw std::runtime_error(m.fault);
       if (m.threads[m.current].done) {
         order[i] = order[--left];
       } else {

@@ -56,8 +56,8 @@ _STYLE = Style(voice=0, emotion=0, mode=2)
 _SYNC = "called a synchronizing"                    # in torch's warning
 #: What chunks may differ by: (share of half-frames with the same unit, at least; error of the sound; of a byte). In
 #: float32 as much as the CPU's two ways, by their test; they differ by (1, 2e-6, 1e-4). In bfloat16 a CPU differs from
-#: float32 by (0.99, 0.24, 0.91): one half-frame is another unit's.
-_AGREES = {torch.float32: (1.0, 0.02, 0.1), torch.bfloat16: (0.95, 0.5, 2.0)}
+#: float32 by (0.99, 0.24, 0.91), where one half-frame is another unit's, and torch's own ops on a GPU by (1, 0.04, 2.3).
+_AGREES = {torch.float32: (1.0, 0.02, 0.1), torch.bfloat16: (0.95, 0.5, 3.0)}
 
 
 @dataclass(frozen=True)

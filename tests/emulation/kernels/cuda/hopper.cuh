@@ -7,14 +7,17 @@
 namespace streamchar::cuda {
 
 inline void barrier_init(uint32_t barrier, int arrivals) {
-  emulated::machine().barriers[barrier] = {arrivals, arrivals, 0, 0};
+  emulated::machine().barriers[barrier] = {arrivals, arrivals};
 }
 inline void barrier_init_done() {}
 inline emulated::Barrier& barrier_at(uint32_t barrier) { return emulated::machine().barriers.at(barrier); }
+inline void settle(emulated::Barrier& barrier) {
+  if (!barrier.settle()) emulated::machine().fault = "nobody waited for a phase of a barrier";
+}
 inline void barrier_arrive(uint32_t barrier) {
   emulated::Barrier& b = barrier_at(barrier);
   if (b.pending-- == 0) std::abort();
-  b.settle();
+  settle(b);
   ++emulated::machine().progress;
   emulated::machine().yield();  // whoever waited may be quicker than what comes next here
 }
@@ -23,8 +26,9 @@ inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
   barrier_arrive(barrier);
 }
 inline void barrier_wait(uint32_t barrier, uint32_t parity) {
-  const emulated::Barrier& b = barrier_at(barrier);
+  emulated::Barrier& b = barrier_at(barrier);
   emulated::machine().wait_until([&] { return b.parity != parity; });
+  b.missed = false;
 }
 
 inline uint32_t swizzled_128(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
@@ -46,7 +50,7 @@ inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, 
   }
   emulated::Barrier& b = barrier_at(barrier);
   b.bytes -= map->box[0] * 2 * map->box[1];
-  b.settle();
+  settle(b);
   ++m.progress;
 }
 inline void publish_shared() {}
