@@ -21,8 +21,8 @@
 //   - A stage: filled after `empty` completed a phase (every consumer warp arrived, after wgmma.wait_group said that its
 //     reads are done, and a warp that multiplies a tile again has), read after `full` did (the copy's bytes are there, or
 //     all four producer warps arrived). A tile's note is written before `full`, and read before `empty`.
-//   - A tile of queries: the same, with the makers' warps; the first of a thread block is made by the consumers, between
-//     two barriers of each warpgroup, and makers go on from its base after `first_made`.
+//   - A tile of queries: the same, with the makers' warps. The first of a thread block the consumers make, each warpgroup
+//     its own rows before a barrier of it, and makers go on from its base after `first_made`.
 //   - A visit's note: the same, by one thread, for the makers. A part's note is in use for as long as visits or tiles name
 //     it: there are more than can.
 //   - The base of a part's queries: each maker's thread reads what it wrote itself, or the consumers before `first_made`.
