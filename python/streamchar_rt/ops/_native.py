@@ -226,7 +226,8 @@ class AttentionStream:
     Attributes:
         q: (T, H, D) bfloat16, raw; ready if ``weight`` is None.
         segments: at most ``cuda_max_segments``.
-        rope: of the queries, on their device.  weight: (groups, D), or None.  bounds, eps: see ``QkNorm``.
+        rope: of the queries, on their device.  bounds, eps: see ``QkNorm``.
+        weight: (groups, D), or None. With several segments of different distances, of magnitudes between 1e-5 and 5000.
         moved: (T, H, D) bfloat16, ready queries for the segments that are ``moved``.
         out, lse: where to write, (T, H, D) bfloat16 and (T, H) float32, contiguous; made if None.
     """
