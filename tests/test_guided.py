@@ -93,7 +93,7 @@ def test_it_learns(batches, seeded, tmp_path):
     for i in range(200):
         loop._update(lambda _: losses(student, teacher, batch_of(batches, i % 2 == 0), 2, (2.0, 2.0), PLAIN))
         loop.iteration += 1
-    assert distance() < 0.7 * first    # in most draws a quarter
+    assert distance() < 0.7 * first
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     assert all(torch.equal(v, before[f"condition.{k}"]) for k, v in student.condition.state_dict().items())
     truth, given = unpack(fixed)

@@ -34,7 +34,7 @@ struct StreamWork {
   int query_blocks;
   int key_blocks;  // at least 1
 
-  SC_HOST_DEVICE int tiles() const { return heads * query_blocks; }
+  SC_HOST_DEVICE int64_t tiles() const { return int64_t{heads} * query_blocks; }
 };
 
 // What one thread block does of one tile: units `begin` to `end` of it.
@@ -84,7 +84,7 @@ struct WorkSplit {
     int64_t total = 0, tiles = 0;
     for (int s = 0; s < streams; ++s) {
       split.work[s] = work[s];
-      const int64_t of = int64_t{work[s].heads} * work[s].query_blocks;
+      const int64_t of = work[s].tiles();
       tiles += of;
       total += of * work[s].key_blocks;
       if (total > INT32_MAX) {

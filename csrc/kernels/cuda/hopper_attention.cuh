@@ -141,7 +141,7 @@ struct Shape {
   static constexpr uint32_t kPartNotes = kVisitNotes + kNotedVisits * sizeof(Visit);
   static constexpr uint32_t kPlanner = kPartNotes + kNotedParts * sizeof(WorkPart);
   static constexpr uint32_t kBytes = kPlanner + sizeof(Planner);
-  static_assert(kBytes <= 232448 && kStages + 3 <= kNotedParts && kTileNotes % 16 == 0);
+  static_assert(kBytes <= 232448 && kStages + 3 <= kNotedParts);
 };
 
 struct Problem {
@@ -153,7 +153,7 @@ struct Problem {
 
 template <int kDim, bool kNarrow>
 struct Registers {
-  // As many as each role can do without spills with.
+  // Either role does without spills.
   static constexpr int kProducer = kDim == 128 && !kNarrow ? 88 : 104;
   static constexpr int kConsumer = kDim == 128 && !kNarrow ? 208 : 200;
   // What the block starts with is all there is to share out: asking for more would wait for ever.

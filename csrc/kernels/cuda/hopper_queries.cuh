@@ -6,20 +6,20 @@
 
 namespace streamchar::cuda::hopper_attention {
 
+// Eight channels' weights or turns from a table, or what stands for none.
+__device__ __forceinline__ void load_eight(float4 (&to)[2], const float* from, float4 otherwise) {
+  to[0] = to[1] = otherwise;
+  if (from) {
+    to[0] = __ldg(reinterpret_cast<const float4*>(from));
+    to[1] = __ldg(reinterpret_cast<const float4*>(from) + 1);
+  }
+}
+
 // Eight channels in a row, of which a thread has a query's bits and rotation.
 struct QueryPiece {
   uint4 bits;
   float4 rope[2];
 
-  // `turn`: the token's rotation from this column on, or null.
-  __device__ __forceinline__ void load(const void* row, const float* turn) {
-    bits = __ldg(static_cast<const uint4*>(row));
-    rope[0] = rope[1] = make_float4(1.0f, 0.0f, 1.0f, 0.0f);
-    if (turn) {
-      rope[0] = __ldg(reinterpret_cast<const float4*>(turn));
-      rope[1] = __ldg(reinterpret_cast<const float4*>(turn) + 1);
-    }
-  }
   __device__ __forceinline__ void unpack(Pair (&x)[4]) const {
     x[0] = unpack_bf16(bits.x);
     x[1] = unpack_bf16(bits.y);
@@ -36,14 +36,7 @@ __device__ __forceinline__ void turn_pairs(Pair (&x)[4], const float4 (&by)[2]) 
   }
 }
 
-// Eight channels' weights or turns from a table, or what stands for none.
-__device__ __forceinline__ void load_eight(float4 (&to)[2], const float* from, float4 otherwise) {
-  to[0] = to[1] = otherwise;
-  if (from) {
-    to[0] = __ldg(reinterpret_cast<const float4*>(from));
-    to[1] = __ldg(reinterpret_cast<const float4*>(from) + 1);
-  }
-}
+inline constexpr float4 kNoTurn = {1.0f, 0.0f, 1.0f, 0.0f};
 
 // Makes rows of a tile's queries; a warp, of which a thread has eight channels of one row in every kPass.
 template <int kDim, bool kNarrow>
@@ -68,7 +61,7 @@ struct QueryRows {
     return moved() || !segment.shift ? nullptr : segment.shift + column();
   }
   __device__ __forceinline__ void load_turn(float4 (&turn)[2]) const {
-    load_eight(turn, shift(), make_float4(1.0f, 0.0f, 1.0f, 0.0f));
+    load_eight(turn, shift(), kNoTurn);
     if constexpr (kNarrow) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -85,13 +78,25 @@ struct QueryRows {
                                                pack<kHalf>(x[2].x, x[2].y), pack<kHalf>(x[3].x, x[3].y));
   }
 
+  // This thread's parts of the queries, as they lie in memory.
+  struct Source {
+    const uint16_t* first;
+    int64_t token_stride;
+    __device__ __forceinline__ uint4 load(int token) const {
+      return __ldg(reinterpret_cast<const uint4*>(first + token * token_stride));
+    }
+  };
+  __device__ __forceinline__ Source source() const {
+    const TokenView& from = moved() ? stream.moved : stream.q;
+    return {static_cast<const uint16_t*>(from.data) + head * from.head_stride + column(), from.token_stride};
+  }
+
   // Rows `first` to `last` from the stream's queries: kTogether passes are under way at once, and both are multiples of
   // their rows. What normalised ones are before the segment turns them is kept in `base`.
   template <int kTogether>
   __device__ __forceinline__ void make(unsigned char* tile, int first, int last, unsigned char* base) const {
     constexpr int kStep = kTogether * kPass;
-    const TokenView& from = moved() ? stream.moved : stream.q;
-    const auto* const rows = static_cast<const uint16_t*>(from.data) + head * from.head_stride + column();
+    const Source source = this->source();
     const float* const rope = this->rope();
     const float* const weights = this->weights();
     // Group by group of tokens that share weights: nearly always there is one.
@@ -111,7 +116,8 @@ struct QueryRows {
 #pragma unroll
         for (int j = 0; j < kTogether; ++j) {
           const int token = min(first_token + at + j * kPass + place(), stream.tokens - 1);
-          piece[j].load(rows + token * from.token_stride, rope ? rope + int64_t{token} * kDim : nullptr);
+          piece[j].bits = source.load(token);
+          load_eight(piece[j].rope, rope ? rope + int64_t{token} * kDim : nullptr, kNoTurn);
         }
         float inverse[kTogether];   // norms
 #pragma unroll
@@ -160,16 +166,12 @@ struct QueryRows {
   // The same rows as they come: neither normalised nor turned.
   template <int kTogether>
   __device__ __forceinline__ void copy(unsigned char* tile, int first, int last) const {
-    const TokenView& from = moved() ? stream.moved : stream.q;
-    const auto* const rows = static_cast<const uint16_t*>(from.data) + head * from.head_stride + column();
+    const Source source = this->source();
 #pragma unroll 1
     for (int at = first + place(); at < last; at += kTogether * kPass) {
       uint4 bits[kTogether];
 #pragma unroll
-      for (int j = 0; j < kTogether; ++j) {
-        const int token = min(first_token + at + j * kPass, stream.tokens - 1);
-        bits[j] = __ldg(reinterpret_cast<const uint4*>(rows + token * from.token_stride));
-      }
+      for (int j = 0; j < kTogether; ++j) bits[j] = source.load(min(first_token + at + j * kPass, stream.tokens - 1));
 #pragma unroll
       for (int j = 0; j < kTogether; ++j) *reinterpret_cast<uint4*>(tile + offset(at + j * kPass)) = bits[j];
     }
