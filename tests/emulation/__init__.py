@@ -13,7 +13,7 @@ CSRC = HERE.parents[1] / "csrc"
 KERNELS = ("segment_attention_sm80", "segment_attention_sm90", "kv_append_sm80")
 
 _LAUNCH = re.compile(r"(\w+(?:<[^<>;]*>)?)\s*<<<(.*?),\s*\w+>>>\((\w+)\)", re.DOTALL)
-_EXTERN_SHARED = re.compile(r"extern __shared__ __align__\(\d+\) unsigned char (\w+)\[\];")
+_SHARED = re.compile(r"(?:extern )?__shared__ (?:__align__\(\d+\) )?((?:unsigned )?\w+) (\w+)\[\w*\];")
 
 
 def compiler() -> str | None:
@@ -23,19 +23,21 @@ def compiler() -> str | None:
 def _plain(source: str) -> str:
     """CUDA C++ without what is no C++."""
     source = _LAUNCH.sub(r"emulated::launch(\1, \2, \3)", source)
-    return _EXTERN_SHARED.sub(r"unsigned char* const \1 = emulated::machine().shared;", source)
+    return _SHARED.sub(r"\1* const \2 = reinterpret_cast<\1*>(emulated::machine().shared);", source)
 
 
 def build(folder: Path) -> ctypes.CDLL:
-    sources = [HERE / "interface.cc"]
+    sources = [HERE / "interface.cc", HERE / "races.cc"]
     for name in KERNELS:
         sources.append(folder / f"{name}.cc")
         sources[-1].write_text(_plain((CSRC / "kernels" / f"{name}.cu").read_text()))
 
     def compiled(source: Path) -> Path:
         target = folder / f"{source.stem}.o"
+        # Loads and stores of kernels call functions in races.cc, which stands in for ThreadSanitizer's run-time library.
+        watch = ["-O1", "-fsanitize=thread", "-fno-threadsafe-statics"] if source.stem in KERNELS else ["-O2"]
         subprocess.run(
-            [compiler(), "-std=c++20", "-O1", "-fPIC", "-w", f"-I{HERE}", f"-I{CSRC}", "-c", str(source), "-o",
+            [compiler(), "-std=c++20", *watch, "-fPIC", "-w", f"-I{HERE}", f"-I{CSRC}", "-c", str(source), "-o",
              str(target)], check=True,
         )
         return target
@@ -44,4 +46,6 @@ def build(folder: Path) -> ctypes.CDLL:
         objects = list(pool.map(compiled, sources))
     library = folder / "emulated.so"
     subprocess.run([compiler(), "-shared", "-o", str(library), *map(str, objects)], check=True)
-    return ctypes.CDLL(str(library))
+    emulated = ctypes.CDLL(str(library))
+    emulated.emulated_fault.restype = ctypes.c_char_p
+    return emulated

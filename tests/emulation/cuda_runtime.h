@@ -10,7 +10,6 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __align__(n)
-#define __shared__ static
 #define __CUDA_ARCH_FEAT_SM90_ALL
 
 #define threadIdx (emulated::Dim{static_cast<unsigned>(emulated::machine().current)})
@@ -44,8 +43,13 @@ inline uint32_t __float_as_uint(float x) { return emulated::bits_of(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
 inline void __threadfence() {}
-inline void __syncwarp() { emulated::machine().meet_warp(); }
-inline void __syncthreads() { emulated::machine().meet(0, static_cast<int>(emulated::machine().block_dim.x)); }
+inline void __syncwarp() {
+  emulated::Machine& m = emulated::machine();
+  m.meet(emulated::kSyncWarps + m.warp(), 32, true);
+}
+inline void __syncthreads() {
+  emulated::machine().meet(0, static_cast<int>(emulated::machine().block_dim.x), true);
+}
 template <typename T>
 T __shfl_sync(unsigned, T x, int from) { return emulated::machine().exchanged(x, from); }
 template <typename T>

@@ -1,6 +1,6 @@
 // The emulated kernels by plain numbers; see test_gpu_emulated.py.
-#include <cstdio>
 #include <exception>
+#include <string>
 
 #include "kernels/cuda_calls.h"
 #include "machine.h"
@@ -27,13 +27,22 @@ struct Numbers {
   }
 };
 
+std::string found;  // what was wrong with the last call
+
+// Zero if nothing was.
 template <typename Call>
 int outcome(unsigned seed, const Call& call) {
-  emulated::machine().random.seed(seed);
+  emulated::Machine& m = emulated::machine();
+  m.random.seed(seed);
+  m.races.found = 0;
+  found.clear();
   try {
-    return call();
+    const int code = call();
+    if (m.races.found) found = std::to_string(m.races.found) + " races; " + m.races.first;
+    return code;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
+    m.races.end();
+    found = error.what();
     return -1;
   }
 }
@@ -102,4 +111,14 @@ extern "C" int emulated_append(const int64_t* numbers, unsigned seed) {
   call.moved = n.address<void>();
   call.moved_shift = n.address<const float>();
   return outcome(seed, [&] { return cuda::kv_append(call, nullptr); });
+}
+
+// What was wrong with the last call; empty if nothing was.
+extern "C" const char* emulated_fault() { return found.c_str(); }
+
+// Tells the search for races nothing of the order that these make, from now on: mbarriers, in the order in which a kernel
+// sets them up, and what enum Order names. `own_only`: see Races.
+extern "C" void emulated_ignore(const int* what, int count, int own_only) {
+  emulated::machine().ignored = {what, what + count};
+  emulated::machine().races.own_only = own_only;
 }

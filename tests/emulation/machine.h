@@ -1,7 +1,8 @@
 // A GPU in a process: the threads of a block are coroutines in one thread, scheduled at random, and blocks run one
 // after another in random order. What the kernels' instruction wrappers do is said in ptx.cuh and hopper.cuh beside
-// this, from the PTX ISA. It computes what a GPU would, up to rounding, and notices waits that never end; work that
-// a GPU does asynchronously is done as late as it may be, copies that only a barrier announces as early as they may be.
+// this, from the PTX ISA. It computes what a GPU would, up to rounding, and notices waits that never end and accesses to
+// shared memory that nothing orders (races.h); work that a GPU does asynchronously is done as late as it may be, copies
+// that only a barrier announces as early as they may be.
 #pragma once
 
 #include <ucontext.h>
@@ -16,9 +17,12 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "races.h"
 
 namespace emulated {
 
@@ -26,18 +30,33 @@ struct Dim {
   unsigned x = 0;
 };
 
+// Asynchronous work in groups, oldest first; the last one is open.
+struct Group {
+  std::vector<std::function<void()>> work;
+  uint32_t last = 0;  // as Races counts
+};
+using Groups = std::deque<Group>;
+
 struct Thread {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   bool done = false;
   int turn = 0;  // which of its two posts it used last
-  std::deque<std::vector<std::function<void()>>> copies, products;  // groups, oldest first; the last one is open
+  Groups copies, products;
 };
 
 // Those of one warp, or of a named barrier, that meet.
 struct Meeting {
   int arrived = 0;
   uint64_t generation = 0;
+  Clock gathered, met;  // of the meeting under way, and of the last one
+
+  void complete() {
+    arrived = 0;
+    ++generation;
+    met = std::move(gathered);
+    gathered.clear();
+  }
 };
 
 struct Barrier {  // an mbarrier
@@ -45,6 +64,8 @@ struct Barrier {  // an mbarrier
   int64_t bytes = 0;
   uint32_t parity = 0;
   bool missed = false;  // the phase that ended last, by everybody so far
+  int index = 0;
+  Clock gathered, ended;  // of the phase under way, and of that which ended last
   // False if the phase before the one that ends now went by with nobody waiting for it.
   bool settle() {
     if (pending || bytes) return true;
@@ -52,6 +73,8 @@ struct Barrier {  // an mbarrier
     pending = count;
     parity ^= 1;
     missed = true;
+    ended = std::move(gathered);
+    gathered.clear();
     return sound;
   }
 };
@@ -63,6 +86,8 @@ struct Post {
 };
 
 constexpr int kStack = 256 * 1024;
+// Meetings: named barriers, and from here on what else there is.
+enum Order { kWarps = 1000, kWarpgroups = 2000, kSyncWarps = 3000, kPublish = 4000, kBarriers = 5000 };
 constexpr int kShared = 232448;  // most that a block may have on sm_90
 
 struct Machine {
@@ -77,7 +102,9 @@ struct Machine {
   std::map<int, Meeting> meetings;
   Post posts[2][1024];
   uint64_t progress = 0;  // something has happened that others may wait for
-  const char* fault = nullptr;
+  std::string fault;
+  Races races;
+  std::set<int> ignored;  // whose order the races are not told of: barriers by index, or an Order
 
   int lane() const { return current % 32; }
   int warp() const { return current / 32; }
@@ -90,27 +117,26 @@ struct Machine {
     ++progress;
   }
 
-  void meet(int id, int size) {
+  bool told(int what) const { return races.watching() && !ignored.count(what); }
+
+  // `orders`: what was done before is done for all that meet.
+  void meet(int id, int size, bool orders) {
+    orders = orders && told(id);
     Meeting& m = meetings[id];
     const uint64_t mine = m.generation;
-    ++progress;
-    if (++m.arrived == size) {
-      m.arrived = 0;
-      ++m.generation;
-      return;
-    }
-    wait_until([&] { return m.generation != mine; });
+    arrive(id, size, orders);
+    if (m.generation == mine) wait_until([&] { return m.generation != mine; });
+    if (orders) races.acquire(current, m.met);
   }
   // Counts for those who meet, and does not wait for them.
-  void arrive(int id, int size) {
+  void arrive(int id, int size, bool orders) {
     Meeting& m = meetings[id];
     ++progress;
-    if (++m.arrived == size) {
-      m.arrived = 0;
-      ++m.generation;
-    }
+    if (orders && told(id)) races.release(current, m.gathered);
+    if (++m.arrived == size) m.complete();
   }
-  void meet_warp() { meet(1000 + warp(), 32); }
+  // To exchange registers, which orders nothing in memory.
+  void meet_warp() { meet(kWarps + warp(), 32, false); }
 
   // Shows `mine`, and gives the posts of the warp's 32 lanes.
   const Post* posted(const Post& mine) {
@@ -160,7 +186,8 @@ inline void run_block(unsigned block, int threads) {
   }
   m.barriers.clear();
   m.meetings.clear();
-  m.fault = nullptr;
+  m.fault.clear();
+  m.races.begin(threads, kShared / 4);
   if (m.threads.size() < static_cast<size_t>(threads)) m.threads.resize(static_cast<size_t>(threads));
   for (int i = 0; i < threads; ++i) {
     Thread& t = m.threads[i];
@@ -183,7 +210,7 @@ inline void run_block(unsigned block, int threads) {
     for (int i = 0; i < left;) {
       m.current = order[i];
       swapcontext(&m.scheduler, &m.threads[m.current].context);
-      if (m.fault) throw std::runtime_error(m.fault);
+      if (!m.fault.empty()) throw std::runtime_error(m.fault);
       if (m.threads[m.current].done) {
         order[i] = order[--left];
       } else {
@@ -194,6 +221,7 @@ inline void run_block(unsigned block, int threads) {
       throw std::runtime_error(std::to_string(left) + " threads of block " + std::to_string(block) + " wait for ever");
     }
   }
+  m.races.end();
 }
 
 template <typename Kernel, typename Call>
@@ -238,9 +266,18 @@ inline float element(uint32_t word, int index, bool half) {
   const uint32_t bits = word >> 16 * index & 0xFFFFu;
   return half ? from_half(bits) : float_of(bits << 16);
 }
+// Shared memory as the emulation itself reads and writes it, which is no access of the thread that runs.
+#define SC_UNWATCHED inline __attribute__((no_sanitize("thread"), noinline))
+SC_UNWATCHED void peek(void* to, uint32_t address, size_t bytes) { std::memcpy(to, machine().shared + address, bytes); }
+SC_UNWATCHED void poke(uint32_t address, const void* from, size_t bytes) {
+  static const char zeros[16] = {};
+  std::memcpy(machine().shared + address, from ? from : zeros, bytes);
+}
+#undef SC_UNWATCHED
+
 inline float shared_element(uint32_t address, bool half) {
   uint16_t bits;
-  std::memcpy(&bits, machine().shared + address, 2);
+  peek(&bits, address, 2);
   return element(bits, 0, half);
 }
 

@@ -121,6 +121,7 @@ struct Consumer {
         multiply_add<kNarrow>(logits + 8 * n + 4, a, b[2], b[3]);
       }
     }
+    __syncwarp();  // one lane says for all of them that the keys may be overwritten
   }
 
   __device__ __forceinline__ void release_keys() {

@@ -11,34 +11,34 @@ inline uint32_t shared_address(const void* p) {
 
 inline void copy_16(uint32_t target, const void* source, bool valid) {
   emulated::Machine& m = emulated::machine();
-  m.threads[m.current].copies.back().push_back([=, &m] {
-    if (valid) {
-      std::memcpy(m.shared + target, source, 16);
-    } else {
-      std::memset(m.shared + target, 0, 16);
-    }
-  });
+  emulated::Group& open = m.threads[m.current].copies.back();
+  open.last = m.races.copy_begins(m.current, target, 16);
+  open.work.push_back([=] { emulated::poke(target, valid ? source : nullptr, 16); });
 }
 inline void close_copies() {
   emulated::Machine& m = emulated::machine();
   m.threads[m.current].copies.emplace_back();
 }
-// Does the oldest groups until `open` closed ones are left.
-inline void finish_groups(std::deque<std::vector<std::function<void()>>>& groups, size_t open) {
+// Does the oldest groups until `open` closed ones are left; returns the last of that work, as Races counts.
+inline uint32_t finish_groups(emulated::Groups& groups, size_t open) {
+  uint32_t last = 0;
   while (groups.size() - 1 > open) {
-    for (const auto& work : groups.front()) work();
+    for (const auto& work : groups.front().work) work();
+    last = std::max(last, groups.front().last);
     groups.pop_front();
   }
+  return last;
 }
 template <int kOpen>
 void wait_copies() {
   emulated::Machine& m = emulated::machine();
-  finish_groups(m.threads[m.current].copies, kOpen);
+  m.races.copies_end(m.current, finish_groups(m.threads[m.current].copies, kOpen));
 }
 
 // Lanes 8 i to 8 i + 7 give the row addresses of matrix i; a lane receives two elements of its row of each matrix.
 inline void load_matrices_as(uint32_t (&r)[4], uint32_t address, bool transposed) {
   emulated::Machine& m = emulated::machine();
+  m.races.access(m.current, address, 16, false);
   const emulated::Post* lanes = m.posted({{address}});
   const int row = m.lane() / 4, pair = m.lane() % 4 * 2;
   for (int i = 0; i < 4; ++i) {
@@ -46,7 +46,7 @@ inline void load_matrices_as(uint32_t (&r)[4], uint32_t address, bool transposed
     for (int e = 0; e < 2; ++e) {
       const int from = transposed ? pair + e : row, column = transposed ? row : pair + e;
       uint16_t bits;
-      std::memcpy(&bits, m.shared + lanes[8 * i + from].words[0] + column * 2, 2);
+      emulated::peek(&bits, lanes[8 * i + from].words[0] + column * 2, 2);
       r[i] |= uint32_t{bits} << 16 * e;
     }
   }
