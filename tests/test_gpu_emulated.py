@@ -1,8 +1,8 @@
 """The GPU kernels' own sources, run on the CPU by an emulation of a GPU's threads, instructions and memories.
 
 It shows that their arithmetic, layouts and division of work are right as the PTX ISA has it, in random orders of threads
-and blocks; and that every two accesses to shared memory of which one writes are in order by barriers, whatever the order
-they happened in (emulation/races.h). It knows nothing of speed, of caches, or of what a real GPU does beyond the book.
+and blocks; and that every two accesses to shared memory, to results and to the workspace of which one writes are in order
+by barriers, whatever the order they happened in (emulation/races.h). It knows nothing of speed, of caches, or of what a real GPU does beyond the book.
 """
 from __future__ import annotations
 
@@ -194,6 +194,16 @@ def test_races_are_found_where_an_order_is_missing(gpu, seeded, what):
     with told_less(gpu, ORDERS[what]):
         assert "races" in run(gpu, problems, "sm90", 1, seeded)
     assert run(gpu, problems, "sm90", 1, seeded) == ""
+
+
+@pytest.mark.parametrize("path", ["sm80", "sm90"])
+@pytest.mark.parametrize("what", [4001, 3004], ids=["counters", "a warp that merges"])
+def test_races_are_found_where_parts_meet_out_of_order(gpu, seeded, path, what):
+    problem = AttentionProblem.random(70, [700], heads=1, head_dim=64, device="cpu")
+    warp = what - 4 if path == "sm80" and what == 3004 else what     # all of its warps attend
+    with told_less(gpu, [warp]):
+        assert "races" in run(gpu, [problem], path, 3, seeded)
+    assert run(gpu, [problem], path, 3, seeded) == ""
 
 
 def test_races_are_found_where_copies_are_not_waited_for_together(gpu, seeded):

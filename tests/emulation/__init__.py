@@ -35,7 +35,7 @@ def build(folder: Path) -> ctypes.CDLL:
     def compiled(source: Path) -> Path:
         target = folder / f"{source.stem}.o"
         # Loads and stores of kernels call functions in races.cc, which stands in for ThreadSanitizer's run-time library.
-        watch = ["-O1", "-fsanitize=thread", "-fno-threadsafe-statics"] if source.stem in KERNELS else ["-O2"]
+        watch = ["-O1", "-fsanitize=thread", "-fno-threadsafe-statics"] if source.stem in KERNELS else ["-O3"]
         subprocess.run(
             [compiler(), "-std=c++20", *watch, "-fPIC", "-w", f"-I{HERE}", f"-I{CSRC}", "-c", str(source), "-o",
              str(target)], check=True,

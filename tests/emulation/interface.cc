@@ -42,6 +42,7 @@ int outcome(unsigned seed, const Call& call) {
     return code;
   } catch (const std::exception& error) {
     m.races.end();
+    m.races.end_launch();
     found = error.what();
     return -1;
   }
@@ -56,6 +57,8 @@ extern "C" int emulated_attention(const int64_t* numbers, int sm90, int processo
   call.storage = static_cast<KvStorage>(n.small());
   call.workspace = n.address<void>();
   call.workspace_bytes = n.number();
+  emulated::Races& races = emulated::machine().races;
+  races.watch(call.workspace, call.workspace_bytes);
   call.stream_count = n.small();
   for (int i = 0; i < call.stream_count; ++i) {
     cuda::AttentionStream& s = call.streams[i];
@@ -69,6 +72,8 @@ extern "C" int emulated_attention(const int64_t* numbers, int sm90, int processo
     s.segment_count = n.small();
     s.out = n.address<void>();
     s.lse = n.address<float>();
+    races.watch(s.out, size_t{2} * s.tokens * s.heads * call.head_dim);
+    races.watch(s.lse, size_t{4} * s.tokens * s.heads);
   }
   call.segment_count = n.small();
   for (int i = 0; i < call.segment_count; ++i) {

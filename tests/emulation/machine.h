@@ -1,7 +1,7 @@
 // A GPU in a process: the threads of a block are coroutines in one thread, scheduled at random, and blocks run one
 // after another in random order. What the kernels' instruction wrappers do is said in ptx.cuh and hopper.cuh beside
 // this, from the PTX ISA. It computes what a GPU would, up to rounding, and notices waits that never end and accesses to
-// shared memory that nothing orders (races.h); work that a GPU does asynchronously is done as late as it may be, copies
+// memory that nothing orders (races.h); work that a GPU does asynchronously is done as late as it may be, copies
 // that only a barrier announces as early as they may be.
 #pragma once
 
@@ -20,9 +20,13 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "races.h"
+
+// What is no part of a kernel; for speed, or since it is no access of the thread that runs.
+#define SC_UNWATCHED __attribute__((no_sanitize("thread")))
 
 namespace emulated {
 
@@ -54,8 +58,7 @@ struct Meeting {
   void complete() {
     arrived = 0;
     ++generation;
-    met = std::move(gathered);
-    gathered.clear();
+    met = std::exchange(gathered, {});
   }
 };
 
@@ -73,8 +76,7 @@ struct Barrier {  // an mbarrier
     pending = count;
     parity ^= 1;
     missed = true;
-    ended = std::move(gathered);
-    gathered.clear();
+    ended = std::exchange(gathered, {});
     return sound;
   }
 };
@@ -87,7 +89,7 @@ struct Post {
 
 constexpr int kStack = 256 * 1024;
 // Meetings: named barriers, and from here on what else there is.
-enum Order { kWarps = 1000, kWarpgroups = 2000, kSyncWarps = 3000, kPublish = 4000, kBarriers = 5000 };
+enum Order { kWarps = 1000, kWarpgroups = 2000, kSyncWarps = 3000, kPublish = 4000, kCounters = 4001, kBarriers = 5000 };
 constexpr int kShared = 232448;  // most that a block may have on sm_90
 
 struct Machine {
@@ -157,7 +159,7 @@ struct Machine {
   }
 };
 
-inline Machine& machine() {
+SC_UNWATCHED inline Machine& machine() {
   static Machine one;
   return one;
 }
@@ -187,7 +189,7 @@ inline void run_block(unsigned block, int threads) {
   m.barriers.clear();
   m.meetings.clear();
   m.fault.clear();
-  m.races.begin(threads, kShared / 4);
+  m.races.begin(block, threads, kShared / 4);
   if (m.threads.size() < static_cast<size_t>(threads)) m.threads.resize(static_cast<size_t>(threads));
   for (int i = 0; i < threads; ++i) {
     Thread& t = m.threads[i];
@@ -231,21 +233,23 @@ void launch(Kernel kernel, int grid, int threads, int shared, const Call& call) 
   for (int i = 0; i < grid; ++i) order[i] = static_cast<unsigned>(i);
   std::shuffle(order.begin(), order.end(), machine().random);
   body() = [kernel, &call] { kernel(call); };
+  machine().races.begin_launch();
   for (unsigned block : order) run_block(block, threads);
+  machine().races.end_launch();
 }
 
-inline uint32_t bits_of(float x) {
+SC_UNWATCHED inline uint32_t bits_of(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
   return bits;
 }
-inline float float_of(uint32_t bits) {
+SC_UNWATCHED inline float float_of(uint32_t bits) {
   float x;
   std::memcpy(&x, &bits, 4);
   return x;
 }
 
-inline float from_half(uint32_t half) {
+SC_UNWATCHED inline float from_half(uint32_t half) {
   const uint32_t sign = (half & 0x8000u) << 16, exponent = half >> 10 & 31, mantissa = half & 0x3FFu;
   if (exponent == 0) return float_of(sign | bits_of(std::ldexp(static_cast<float>(mantissa), -24)));
   if (exponent == 31) return float_of(sign | 0x7F800000u | mantissa << 13);
@@ -262,20 +266,18 @@ inline uint32_t to_half(float x) {
 }
 
 // The element of a packed word as a float, `half`: as float16, else as bfloat16.
-inline float element(uint32_t word, int index, bool half) {
+SC_UNWATCHED inline float element(uint32_t word, int index, bool half) {
   const uint32_t bits = word >> 16 * index & 0xFFFFu;
   return half ? from_half(bits) : float_of(bits << 16);
 }
 // Shared memory as the emulation itself reads and writes it, which is no access of the thread that runs.
-#define SC_UNWATCHED inline __attribute__((no_sanitize("thread"), noinline))
-SC_UNWATCHED void peek(void* to, uint32_t address, size_t bytes) { std::memcpy(to, machine().shared + address, bytes); }
-SC_UNWATCHED void poke(uint32_t address, const void* from, size_t bytes) {
+SC_UNWATCHED inline void peek(void* to, uint32_t address, size_t bytes) { std::memcpy(to, machine().shared + address, bytes); }
+SC_UNWATCHED inline void poke(uint32_t address, const void* from, size_t bytes) {
   static const char zeros[16] = {};
   std::memcpy(machine().shared + address, from ? from : zeros, bytes);
 }
-#undef SC_UNWATCHED
 
-inline float shared_element(uint32_t address, bool half) {
+SC_UNWATCHED inline float shared_element(uint32_t address, bool half) {
   uint16_t bits;
   peek(&bits, address, 2);
   return element(bits, 0, half);

@@ -37,7 +37,7 @@ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
   if (m.told(emulated::kBarriers + b.index)) m.races.acquire(m.current, b.ended);
 }
 
-inline uint32_t swizzled_128(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
+SC_UNWATCHED inline uint32_t swizzled_128(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
 inline void copy_box(uint32_t target, const CUtensorMap* map, uint32_t barrier, int column, int row, int head) {
   emulated::Machine& m = emulated::machine();
@@ -109,14 +109,16 @@ struct Descriptor {
     if (bits >> 62 != 1) std::abort();
   }
   // Summed axis contiguous (K-major), or the other one (MN-major).
-  uint32_t row_address(int row, int k) const {
+  SC_UNWATCHED uint32_t row_address(int row, int k) const {
     return swizzled_128(start + row / 8 * stride + row % 8 * 128 + k * 2);
   }
-  uint32_t column_address(int k, int column) const {
+  SC_UNWATCHED uint32_t column_address(int k, int column) const {
     return swizzled_128(start + column / 64 * leading + column % 64 * 2 + k / 8 * stride + k % 8 * 128);
   }
-  float row_element(int row, int k, bool half) const { return emulated::shared_element(row_address(row, k), half); }
-  float column_element(int k, int column, bool half) const {
+  SC_UNWATCHED float row_element(int row, int k, bool half) const {
+    return emulated::shared_element(row_address(row, k), half);
+  }
+  SC_UNWATCHED float column_element(int k, int column, bool half) const {
     return emulated::shared_element(column_address(k, column), half);
   }
 };
@@ -130,7 +132,7 @@ void multiply_rows(float (&sums)[64], uint64_t a, uint64_t b, int add) {
     for (int i = 0; i < 64; ++i) operands.push_back(x.row_address(i, k));
     for (int i = 0; i < 128; ++i) operands.push_back(y.row_address(i, k));
   }
-  begin_product(operands, [&sums, thread, x, y, add] {
+  begin_product(operands, [&sums, thread, x, y, add]() SC_UNWATCHED {
     for (int i = 0; i < 64; ++i) {
       const int row = thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + thread % 4 * 2 + i % 2;
       float sum = add ? sums[i] : 0.0f;
@@ -150,7 +152,7 @@ void multiply_columns(float (&sums)[kCount], const uint32_t (&a)[4], uint64_t b,
   for (int k = 0; k < 16; ++k) {
     for (int column = 0; column < 2 * kCount; column += 8) operands.push_back(y.column_address(k, column));
   }
-  begin_product(operands, [&sums, thread, rows, y, add] {
+  begin_product(operands, [&sums, thread, rows, y, add]() SC_UNWATCHED {
     for (int i = 0; i < kCount; ++i) {
       if (!add) sums[i] = 0.0f;
       const int column = i / 4 * 8 + thread % 4 * 2 + i % 2;
