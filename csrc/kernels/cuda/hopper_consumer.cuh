@@ -8,8 +8,8 @@ namespace streamchar::cuda::hopper_attention {
 
 // Weights are relative to a maximum that need not be the true one: float32 and bfloat16 have exponents to spare. The first
 // tile of a part has its maximum looked for. A later one's weights are taken as they are while a thread's sum of them stays
-// below 2^24, which is nearly always; else its warp multiplies and weighs it once more, and the maximum follows where a
-// row grows by more than 2^8. float16 holds less, so narrow tiles have their maximum looked for every time.
+// below 2^24 (in float16, which holds less: 2^13), which is nearly always; else its warp multiplies and weighs it once
+// more, and the maximum follows where a row grows by more than 2^8.
 template <bool kNarrow>
 inline constexpr float kMostWeight = kNarrow ? 8192.0f : 16777216.0f;
 inline constexpr float kLazyGrowth = 8.0f;
