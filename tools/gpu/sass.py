@@ -1,6 +1,7 @@
 """What machine code the compiler made: guards against silent slow paths."""
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -48,10 +49,13 @@ def parse(dump: str) -> list[Kernel]:
 
 
 def find_cuobjdump() -> str | None:
-    """The disassembler: SC_CUOBJDUMP, on the PATH, or beside nvcc."""
+    """The disassembler: SC_CUOBJDUMP, on the PATH, beside nvcc, or from NVIDIA's Python package."""
     candidates = [os.environ.get("SC_CUOBJDUMP"), shutil.which("cuobjdump")]
     if nvcc := shutil.which("nvcc"):
         candidates.append(str(Path(nvcc).resolve().parent / "cuobjdump"))
+    if packages := importlib.util.find_spec("nvidia"):
+        candidates += (str(found) for folder in packages.submodule_search_locations or ()
+                       for found in sorted(Path(folder).glob("*/bin/cuobjdump")))
     return next((c for c in candidates if c and Path(c).is_file()), None)
 
 
