@@ -104,9 +104,9 @@ struct Machine {
   std::map<int, Meeting> meetings;
   Post posts[2][1024];
   uint64_t progress = 0;  // something has happened that others may wait for
-  std::string fault;
+  const char* fault = nullptr;
   Races races;
-  std::set<int> ignored;  // whose order the races are not told of: barriers by index, or an Order
+  std::set<int> ignored;  // what orders accesses without the races being told: kBarriers and an index, or another Order
 
   int lane() const { return current % 32; }
   int warp() const { return current / 32; }
@@ -188,7 +188,7 @@ inline void run_block(unsigned block, int threads) {
   }
   m.barriers.clear();
   m.meetings.clear();
-  m.fault.clear();
+  m.fault = nullptr;
   m.races.begin(block, threads, kShared / 4);
   if (m.threads.size() < static_cast<size_t>(threads)) m.threads.resize(static_cast<size_t>(threads));
   for (int i = 0; i < threads; ++i) {
@@ -212,7 +212,7 @@ inline void run_block(unsigned block, int threads) {
     for (int i = 0; i < left;) {
       m.current = order[i];
       swapcontext(&m.scheduler, &m.threads[m.current].context);
-      if (!m.fault.empty()) throw std::runtime_error(m.fault);
+      if (m.fault) throw std::runtime_error(m.fault);
       if (m.threads[m.current].done) {
         order[i] = order[--left];
       } else {

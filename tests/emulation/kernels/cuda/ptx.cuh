@@ -114,7 +114,7 @@ inline uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   for (int i = 0; i < 4; ++i) picked |= static_cast<uint32_t>(both >> 8 * (selector >> 4 * i & 7) & 0xFF) << 8 * i;
   return picked;
 }
-__attribute__((no_sanitize("thread"))) inline unsigned arrive_in_memory(unsigned* counter) {
+SC_UNWATCHED inline unsigned arrive_in_memory(unsigned* counter) {
   emulated::Machine& m = emulated::machine();
   m.races.arrive_in_memory(m.current, counter, m.told(emulated::kCounters));
   return (*counter)++;
