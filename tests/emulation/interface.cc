@@ -38,11 +38,12 @@ int outcome(unsigned seed, const Call& call) {
   found.clear();
   try {
     const int code = call();
+    m.races.watch_nothing();
     if (m.races.found) found = std::to_string(m.races.found) + " races; " + m.races.first;
     return code;
   } catch (const std::exception& error) {
     m.races.end();
-    m.races.end_launch();
+    m.races.watch_nothing();
     found = error.what();
     return -1;
   }

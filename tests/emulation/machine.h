@@ -235,7 +235,6 @@ void launch(Kernel kernel, int grid, int threads, int shared, const Call& call) 
   body() = [kernel, &call] { kernel(call); };
   machine().races.begin_launch();
   for (unsigned block : order) run_block(block, threads);
-  machine().races.end_launch();
 }
 
 SC_UNWATCHED inline uint32_t bits_of(float x) {

@@ -36,8 +36,8 @@ class Races {
     low_ = std::min(low_, ranges_.back().first);
     high_ = std::max(high_, ranges_.back().first + bytes);
   }
-  void begin_launch();  // what was watched is forgotten at its end
-  void end_launch() {
+  void begin_launch();
+  void watch_nothing() {
     ranges_.clear();
     low_ = reinterpret_cast<const char*>(UINTPTR_MAX);
     high_ = nullptr;
