@@ -62,8 +62,8 @@ def _in_use(name: str) -> Iterator[str]:
     native.set_isa(before)
 
 
-# Two levels of AVX-512 differ in their products of narrow numbers alone.
-_DOT_LEVELS = {"avx512_vnni", "avx512_bf16"}
+# These levels differ from the one before in their products of narrow numbers alone.
+_DOT_LEVELS = {"avx_vnni", "avx512_vnni", "avx512_bf16"}
 
 
 @pytest.fixture(params=[name for name in native.available_isas() if name not in _DOT_LEVELS])

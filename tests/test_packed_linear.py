@@ -236,12 +236,12 @@ def test_an_engine_takes_what_pays(linear_isa):
     from streamchar_rt.config import EngineConfig
     from streamchar_rt.engine import _dtype
 
-    fastest = {"amx": "bf16", "avx512_bf16": "int8", "avx512_vnni": "int8"}
+    fastest = {"amx": "bf16", "avx512_bf16": "int8", "avx512_vnni": "int8", "avx_vnni": "int8"}
     assert _dtype(EngineConfig()) == fastest.get(linear_isa, "fp32")
     assert _dtype(EngineConfig(kernels="reference")) == "fp32"
     for dtype in ("fp32", "bf16", "int8"):
         assert _dtype(EngineConfig(dtype=dtype)) == dtype
-    assert ops.ContextCache.int8_pays() == (linear_isa in ("avx512_vnni", "avx512_bf16"))
+    assert ops.ContextCache.int8_pays() == (linear_isa in ("avx_vnni", "avx512_vnni", "avx512_bf16"))
 
 
 def test_bad_calls_are_typed_errors():

@@ -7,8 +7,9 @@
 namespace streamchar {
 
 // From kAvx512 on each level adds instructions for products of narrow numbers: int8 (VNNI), bf16, then tiles of
-// both (AMX). Kernels without such products run their kAvx512 code there.
-enum class CpuIsa { kGeneric, kAvx2, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx };
+// both (AMX). Kernels without such products run their kAvx512 code there. kAvxVnni is kAvx2 with products of int8, for
+// processors that have no AVX-512.
+enum class CpuIsa { kGeneric, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx };
 
 std::string_view isa_name(CpuIsa isa);
 
@@ -16,7 +17,7 @@ std::string_view isa_name(CpuIsa isa);
 const std::vector<CpuIsa>& available_isas();
 
 // The variant in use: the fastest available one, or what the environment variable STREAMCHAR_ISA
-// (generic, avx2, avx512, avx512_vnni, avx512_bf16, amx) asked for when it was first needed, if available.
+// (generic, avx2, avx_vnni, avx512, avx512_vnni, avx512_bf16, amx) asked for when it was first needed, if available.
 CpuIsa current_isa();
 
 // For tests. False, and nothing changes, if the variant is not available.

@@ -10,6 +10,7 @@ namespace {
 ConvKernel kernel() {
 #if defined(SC_X86)
   if (current_isa() >= CpuIsa::kAvx512Vnni) return avx512_vnni::conv_block;
+  if (current_isa() == CpuIsa::kAvxVnni) return avx_vnni::conv_block;
 #endif
   return cpu_kernels().conv_block;
 }

@@ -18,6 +18,7 @@ Choice choose([[maybe_unused]] LinearStorage storage) {
   const CpuIsa isa = current_isa();
   if (storage != LinearStorage::kFloat32 && isa >= CpuIsa::kAmx) return {amx::linear_block, kAmxLinearRows};
   if (storage == LinearStorage::kInt8 && isa >= CpuIsa::kAvx512Vnni) return {avx512_vnni::linear_block, kLinearRows};
+  if (storage == LinearStorage::kInt8 && isa == CpuIsa::kAvxVnni) return {avx_vnni::linear_block, kLinearRows};
   if (storage == LinearStorage::kBFloat16 && isa >= CpuIsa::kAvx512Bf16) {
     return {avx512_bf16::linear_block, kLinearRows};
   }

@@ -15,7 +15,10 @@ void segment_attention_cpu(const SegmentAttention& call) {
     block_kernel = amx::attention_block;
     block_rows = kAmxBlockRows;
   }
-  if (call.type == KvType::kInt8 && current_isa() >= CpuIsa::kAvx512Vnni) block_kernel = avx512_vnni::attention_block;
+  if (call.type == KvType::kInt8) {
+    if (current_isa() >= CpuIsa::kAvx512Vnni) block_kernel = avx512_vnni::attention_block;
+    if (current_isa() == CpuIsa::kAvxVnni) block_kernel = avx_vnni::attention_block;
+  }
 #endif
   const int blocks = (call.tokens + block_rows - 1) / block_rows;
   // Consecutive items share a head, and so its panels in the second-level cache.

@@ -284,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--model", default="mini", metavar="NAME|FOLDER", help="shipped model or bundle (default: mini)")
     dtype = {
         "choices": ("auto", "fp32", "bf16", "int8"), "default": "auto",
-        "help": "of weights (default: bf16 with AMX, int8 with AVX-512 VNNI, else fp32 and int8 for pictures)",
+        "help": "of weights (default: bf16 with AMX, int8 with VNNI, else fp32 and int8 for pictures)",
     }  # fmt: skip
     engine = argparse.ArgumentParser(add_help=False, parents=[common])
     engine.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: physical cores)")

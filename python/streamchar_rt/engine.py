@@ -464,7 +464,7 @@ def _element_bytes(config: EngineConfig) -> int:
 
 def _storage(config: EngineConfig) -> Literal["fp32", "bf16", "int8"]:
     """How the denoiser's weights are kept. "auto" narrows them where that is faster: to bfloat16 with AMX, to int8 with
-    AVX-512 VNNI alone."""
+    VNNI alone."""
     from .ops import PackedLinear
 
     if _on_cuda(config):

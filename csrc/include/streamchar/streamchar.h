@@ -64,8 +64,8 @@ SC_API const char *SC_CALL sc_status_name(sc_status status);
 SC_API size_t SC_CALL sc_last_error_message(char *buffer, size_t capacity);
 
 /* ---- machine ----------------------------------------------------------------------------------------------------- */
-/* The instruction set in use: "generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16" or "amx". At first the fastest
- * that the machine runs, or what STREAMCHAR_ISA names in the environment. The string is static: never free it. */
+/* The instruction set in use: "generic", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16" or "amx". At first the
+ * fastest that the machine runs, or what STREAMCHAR_ISA names in the environment. The string is static: never free it. */
 SC_API const char *SC_CALL sc_isa(void);
 /* Instruction set number `index` that this build has and this machine runs, slowest first; NULL past the last. The
  * string is static: never free it. */

@@ -106,7 +106,7 @@ SC_INLINE void softmax_row(BlockState<kDim>& state, int r, int count) {
   const float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3])));
   __m512 total = _mm512_load_ps(state.denominator[r]);
   if (top > state.maximum[r] + kGrowth) {
-    const __m512 factor = exp2_cubic(_mm512_set1_ps(state.maximum[r] - top));
+    const __m512 factor = exp2_cubic(broadcast(state.maximum[r] - top)).v;
     total = _mm512_mul_ps(total, factor);
     for (int d = 0; d < kDim; d += kLanes) {
       _mm512_store_ps(&state.sum[r][d], _mm512_mul_ps(_mm512_load_ps(&state.sum[r][d]), factor));
@@ -115,7 +115,7 @@ SC_INLINE void softmax_row(BlockState<kDim>& state, int r, int count) {
   }
   const __m512 reference = _mm512_set1_ps(state.maximum[r]);
   for (int c = 0; c < 4; ++c) {
-    x[c] = exp2_cubic(_mm512_sub_ps(x[c], reference));
+    x[c] = exp2_cubic({_mm512_sub_ps(x[c], reference)}).v;
     total = _mm512_add_ps(total, x[c]);
   }
   store_bf16(&state.weights[r][0], x[0], x[1]);

@@ -1,19 +1,22 @@
 // packed_conv with VPDPBUSD: bytes of pixels as they lie in memory, times weights, four at a time.
+// Compiled once for AVX-512 and once for AVX-VNNI.
 #include "kernels/cpu/conv_block.h"
+#include "kernels/cpu/dot_words.h"
 
 namespace streamchar::SC_ISA {
 namespace {
 
-// The instruction itself: with the intrinsic GCC 12 copies every sum around it.
-SC_INLINE void add_products(__m512i& sum, __m512i bytes, __m512i weights) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(weights));
-}
-
 struct DotProducts {
   using Element = uint8_t;
+#if defined(__AVX512F__)
   // 8 x 3 accumulators, 3 operands and a broadcast are 28 of 32 registers.
   static constexpr int kPixels = 8;
   static constexpr int kTiles = 3;
+#else
+  // 4 x 2 accumulators, 2 operands and a broadcast are 11 of 16 registers.
+  static constexpr int kPixels = 4;
+  static constexpr int kTiles = 1;
+#endif
 
   const PackedFilters& filters;
 
@@ -24,37 +27,34 @@ struct DotProducts {
                                                float* sums) const {
     const int words = filters.row_words(), pixel = filters.padded_inputs, size = filters.shape.size;
     const int64_t tile_bytes = filters.tile_bytes();
-    for (int i = 0; i < kPixels * kTiles; ++i) _mm512_store_ps(sums + i * 16, _mm512_setzero_ps());
+    for (int i = 0; i < kPixels * kTiles * kConvTile; i += kLanes) store(sums + i, broadcast(0.0f));
     for (int dy = 0; dy < size; ++dy) {
       const NarrowRow& row = rows.row[y + dy];
       if (!row.inside) continue;
       const uint8_t* in = rows.elements(y + dy) + (x + (size == 1)) * pixel;
       const int8_t* weights = filters.data + tile * tile_bytes + int64_t{dy} * words * 64;
       // The zero that every byte holds too much.
-      __m512i sum[kPixels][kTiles];
+      Words sum[kPixels][kTiles];
       for (int t = 0; t < kTiles; ++t) {
         const int32_t* own = filters.sum + (dy * filters.tiles + tile + t) * kConvTile;
-        const __m512i begin = _mm512_mullo_epi32(_mm512_loadu_si512(own), _mm512_set1_epi32(-row.zero));
+        const Words begin = multiply_words(load_words(own), broadcast_word(-row.zero));
         for (int p = 0; p < kPixels; ++p) sum[p][t] = begin;
       }
       for (int k = 0; k < words; ++k, weights += 64, in += 4) {
-        __m512i w[kTiles];
-        for (int t = 0; t < kTiles; ++t) w[t] = _mm512_load_si512(weights + t * tile_bytes);
+        Words w[kTiles];
+        for (int t = 0; t < kTiles; ++t) w[t] = load_words(weights + t * tile_bytes);
 #pragma GCC unroll 8
         for (int p = 0; p < kPixels; ++p) {
           int32_t word;
           __builtin_memcpy(&word, in + p * pixel, sizeof word);
-          const __m512i value = _mm512_set1_epi32(word);
+          const Words value = broadcast_word(word);
 #pragma GCC unroll 4
           for (int t = 0; t < kTiles; ++t) add_products(sum[p][t], value, w[t]);
         }
       }
-      const __m512 scale = _mm512_set1_ps(row.scale);
+      const Vec scale = broadcast(row.scale);
       for (int p = 0; p < kPixels; ++p) {
-        for (int t = 0; t < kTiles; ++t) {
-          float* total = sums + (p * kTiles + t) * 16;
-          _mm512_store_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[p][t]), scale, _mm512_load_ps(total)));
-        }
+        for (int t = 0; t < kTiles; ++t) add_scaled(sums + (p * kTiles + t) * kConvTile, sum[p][t], scale);
       }
     }
   }

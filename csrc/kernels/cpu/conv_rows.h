@@ -78,9 +78,17 @@ SC_INLINE void put_elements(const float* values, int count, float inverse, int32
     _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i), narrow);
   }
 }
-#elif defined(__AVX512F__)
 SC_INLINE void put_elements(const float* values, int count, float inverse, int32_t zero, uint8_t* target) {
   // A sum may be 256 where both parts were rounded up; it saturates.
+  for (int i = 0; i < count; i += kLanes) {
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(values + i), _mm256_set1_ps(inverse)));
+    const __m256i element = _mm256_add_epi32(whole, _mm256_set1_epi32(zero));
+    const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(element), _mm256_extracti128_si256(element, 1));
+    _mm_storeu_si64(target + i, _mm_packus_epi16(narrow, narrow));
+  }
+}
+#elif defined(__AVX512F__)
+SC_INLINE void put_elements(const float* values, int count, float inverse, int32_t zero, uint8_t* target) {
   for (int i = 0; i < count; i += kLanes) {
     const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values + i), _mm512_set1_ps(inverse)));
     const __m512i element = _mm512_add_epi32(whole, _mm512_set1_epi32(zero));

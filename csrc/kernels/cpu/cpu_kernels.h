@@ -102,6 +102,13 @@ void attention_block(const SegmentAttention& call, int head, int first_row) noex
 void linear_block(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
                   void* scratch) noexcept;
 }
+namespace avx_vnni {  // int8 storage, at CpuIsa::kAvxVnni
+// Like CpuKernels::attention_block, for int8 panels.
+void attention_block(const SegmentAttention& call, int head, int first_row) noexcept;
+void linear_block(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
+                  void* scratch) noexcept;
+void conv_block(const PackedFilters& filters, const ConvCall& call, const ConvBlock& block, void* scratch) noexcept;
+}
 namespace avx512_vnni {  // int8 storage, from CpuIsa::kAvx512Vnni on
 // Like CpuKernels::attention_block, for int8 panels.
 void attention_block(const SegmentAttention& call, int head, int first_row) noexcept;

@@ -1,4 +1,4 @@
-// 2^x for weights that are rounded to a few digits afterwards. For AVX-512 objects.
+// 2^x for weights that are rounded to a few digits afterwards. For objects of AVX-512 and AVX2.
 #pragma once
 
 #include "kernels/cpu/simd.h"
@@ -6,15 +6,26 @@
 namespace streamchar::SC_ISA {
 
 // Relative error 8e-5. Stays at 2^-100 below: negligible, and far from denormals, which are slow.
-SC_INLINE __m512 exp2_cubic(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-100.0f));
-  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 f = _mm512_sub_ps(x, n);
-  __m512 p = _mm512_set1_ps(5.5171584e-2f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4261112e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9326098e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9992807e-1f));
-  return _mm512_scalef_ps(p, n);
+static constexpr float kExp2Cubic[] = {5.5171584e-2f, 2.4261112e-1f, 6.9326098e-1f, 9.9992807e-1f};
+static constexpr float kExp2CubicMin = -100.0f;
+
+SC_INLINE Vec exp2_cubic(Vec a) {
+  const Vec x = max(a, broadcast(kExp2CubicMin));
+  const Vec n = nearest(x), f = sub(x, n);
+  Vec p = broadcast(kExp2Cubic[0]);
+  for (int i = 1; i < 4; ++i) p = fma(p, f, broadcast(kExp2Cubic[i]));
+#if defined(__AVX512F__)
+  return {_mm512_scalef_ps(p.v, n.v)};
+#else
+  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n.v), 23);
+  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p.v), exponent))};
+#endif
+}
+
+SC_INLINE float exp2_cubic(float x) {
+  alignas(64) float all[kLanes];
+  store(all, exp2_cubic(broadcast(x)));
+  return all[0];
 }
 
 }  // namespace streamchar::SC_ISA

@@ -76,8 +76,8 @@ class ContextCache:
 
     @staticmethod
     def int8_pays() -> bool:
-        """Whether attention over int8 storage is faster here than over float32: with AVX-512 VNNI and no AMX."""
-        return native is not None and native.isa() in ("avx512_vnni", "avx512_bf16")
+        """Whether attention over int8 storage is faster here than over float32: with VNNI and no AMX."""
+        return native is not None and native.isa() in ("avx_vnni", "avx512_vnni", "avx512_bf16")
 
     def commit(self, segment: str, chunk: int | None = None) -> None:
         """Makes the segment's staging visible as ``chunk`` (default: one after the last).

@@ -12,7 +12,7 @@ from ._native import load_error, native
 def kernels_in_use() -> dict[str, Any]:
     """Facts for logs and reports.
 
-    Keys: native (bool), isa (in use: generic, avx2, avx512, avx512_vnni, avx512_bf16 or amx), available_isas, amx
+    Keys: native (bool), isa (in use: generic, avx2, avx_vnni, avx512, avx512_vnni, avx512_bf16 or amx), available_isas, amx
     (whether tiles are in use), threads, cuda_built, cuda_architectures, cutlass (its version, or "none": then
     torch's linear layers run on a GPU); without the native module only ``native`` False and ``reason``.
     """

@@ -66,7 +66,7 @@ class PackedConv:
 
     @staticmethod
     def pays() -> bool:
-        """Whether a decoder of these is faster here than torch's float32: from AVX2 on, most with AVX-512 VNNI."""
+        """Whether a decoder of these is faster here than torch's float32: from AVX2 on, most with VNNI."""
         return native is not None and native.isa() != "generic"
 
     def __call__(

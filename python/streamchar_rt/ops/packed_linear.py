@@ -65,9 +65,9 @@ class PackedLinear:
 
     @staticmethod
     def pays(storage: Storage = "bf16") -> bool:
-        """Whether products of this storage are faster here than float32's: bf16 with AMX, int8 from AVX-512 VNNI on.
+        """Whether products of this storage are faster here than float32's: bf16 with AMX, int8 with VNNI.
         Elsewhere weights are widened, which saves memory and no time."""
-        fast = {"fp32": (), "bf16": ("amx",), "int8": ("avx512_vnni", "avx512_bf16", "amx")}
+        fast = {"fp32": (), "bf16": ("amx",), "int8": ("avx_vnni", "avx512_vnni", "avx512_bf16", "amx")}
         if storage not in fast:
             raise ConfigError(f"no storage {storage!r}", hint='"fp32", "bf16" or "int8"')
         return native is not None and native.isa() in fast[storage]
