@@ -2,7 +2,8 @@
 
 It shows that their arithmetic, layouts and division of work are right as the PTX ISA has it, in random orders of threads
 and blocks; and that every two accesses to shared memory, to results and to the workspace of which one writes are in order
-by barriers, whatever the order they happened in (emulation/races.h). It knows nothing of speed, of caches, or of what a real GPU does beyond the book.
+by barriers, whatever the order they happened in (emulation/races.h). It knows nothing of speed, of caches, or of what a
+real GPU does beyond the book.
 """
 from __future__ import annotations
 
