@@ -156,12 +156,9 @@ SC_INLINE void multiply_group(const PackedWeights& weights, const LinearCall& ca
 void linear_block(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
                   void* scratch) noexcept {
   const int words = weights.padded_inputs / weights.group();
-  auto* x = static_cast<int32_t*>(scratch);
   float scales[kLinearRows];
-  const InputRows given = input_rows(weights, call, block, scratch);
-  for (int r = 0; r < block.rows; ++r) {
-    scales[r] = narrow_row(given.row(r), weights, reinterpret_cast<char*>(x + int64_t{r} * words));
-  }
+  const int32_t* x = narrow_inputs(weights, call, block, scratch, scales, [&](const float* row, char* bytes)
+                                       __attribute__((always_inline)) { return narrow_row(row, weights, bytes); });
   const int end = block.first_tile + block.tiles;
   for (int tile = block.first_tile; tile < end; tile += kLinearTiles) {
     if (end - tile >= kLinearTiles) {

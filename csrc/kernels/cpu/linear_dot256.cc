@@ -32,13 +32,11 @@ SC_OWN_REGISTERS void multiply_tile(const int32_t* x, int64_t x_stride, const ch
 void linear_block(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
                   void* scratch) noexcept {
   const int words = weights.padded_inputs / weights.group();
-  auto* x = static_cast<int32_t*>(scratch);
   float scales[kLinearRows];
-  const InputRows given = input_rows(weights, call, block, scratch);
-  for (int r = 0; r < block.rows; ++r) {
-    scales[r] = int8_row(given.row(r), weights.inputs, weights.padded_inputs,
-                         reinterpret_cast<uint8_t*>(x + int64_t{r} * words));
-  }
+  const int32_t* x = narrow_inputs(weights, call, block, scratch, scales, [&](const float* row, char* bytes)
+                                       __attribute__((always_inline)) {
+    return int8_row(row, weights.inputs, weights.padded_inputs, reinterpret_cast<uint8_t*>(bytes));
+  });
   for (int tile = block.first_tile; tile < block.first_tile + block.tiles; ++tile) {
     Words sums[kLinearRows];
     const char* data = static_cast<const char*>(weights.data) + tile * weights.tile_bytes();

@@ -31,6 +31,17 @@ SC_INLINE InputRows input_rows(const PackedWeights& weights, const LinearCall& c
   return {normal, stride};
 }
 
+// The block's rows as narrow ones, in words of 32 bits, padded. narrow(row, bytes) returns a row's scale.
+template <typename Narrow>
+SC_INLINE const int32_t* narrow_inputs(const PackedWeights& weights, const LinearCall& call, const LinearBlock& block,
+                                       void* scratch, float* scales, const Narrow& narrow) {
+  const int64_t words = weights.padded_inputs / weights.group();
+  auto* x = static_cast<int32_t*>(scratch);
+  const InputRows given = input_rows(weights, call, block, scratch);
+  for (int r = 0; r < block.rows; ++r) scales[r] = narrow(given.row(r), reinterpret_cast<char*>(x + r * words));
+  return x;
+}
+
 // x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2, as x / (1 + 2^e).
 SC_INLINE Vec gelu_tanh(Vec x) {
   constexpr float kSlope = -2.3022082f;  // -2 sqrt(2 / pi) log2(e)
