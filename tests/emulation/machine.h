@@ -123,12 +123,11 @@ struct Machine {
 
   // `orders`: what was done before is done for all that meet.
   void meet(int id, int size, bool orders) {
-    orders = orders && told(id);
     Meeting& m = meetings[id];
     const uint64_t mine = m.generation;
     arrive(id, size, orders);
     if (m.generation == mine) wait_until([&] { return m.generation != mine; });
-    if (orders) races.acquire(current, m.met);
+    if (orders && told(id)) races.acquire(current, m.met);
   }
   // Counts for those who meet, and does not wait for them.
   void arrive(int id, int size, bool orders) {

@@ -8,12 +8,6 @@ namespace streamchar::SC_ISA {
 
 constexpr int kPass = 16;
 
-SC_INLINE Words broadcast_bytes(const uint8_t* p) {
-  int32_t word;
-  __builtin_memcpy(&word, p, sizeof word);
-  return broadcast_word(word);
-}
-
 template <int kDim>
 SC_INLINE float narrow_query(const float* x, uint8_t* bytes) {
   return int8_row(x, kDim, kDim, bytes);

@@ -45,9 +45,7 @@ struct DotProducts {
         for (int t = 0; t < kTiles; ++t) w[t] = load_words(weights + t * tile_bytes);
 #pragma GCC unroll 8
         for (int p = 0; p < kPixels; ++p) {
-          int32_t word;
-          __builtin_memcpy(&word, in + p * pixel, sizeof word);
-          const Words value = broadcast_word(word);
+          const Words value = broadcast_bytes(in + p * pixel);
 #pragma GCC unroll 4
           for (int t = 0; t < kTiles; ++t) add_products(sum[p][t], value, w[t]);
         }

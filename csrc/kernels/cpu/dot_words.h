@@ -50,4 +50,10 @@ SC_INLINE void add_scaled(float* totals, Words sum, Vec scale) {
 
 #endif
 
+SC_INLINE Words broadcast_bytes(const void* four) {
+  int32_t word;
+  __builtin_memcpy(&word, four, sizeof word);
+  return broadcast_word(word);
+}
+
 }  // namespace streamchar::SC_ISA
